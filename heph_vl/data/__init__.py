@@ -1,0 +1,1 @@
+"""Real data: annotations, captions, phase, archive, splits, datasets and transforms."""

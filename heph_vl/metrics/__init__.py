@@ -1,0 +1,1 @@
+"""Metrics, each written from its definition and tested against a slow reference."""

@@ -1,0 +1,1 @@
+"""Encoder, text tower and the models that stand on them."""

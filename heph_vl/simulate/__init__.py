@@ -1,0 +1,1 @@
+"""The physics simulator: writes interferograms in the layout of the raw archive."""
