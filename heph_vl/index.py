@@ -1,0 +1,381 @@
+"""Embedding index on disk: image vectors beside the columns that search results show and filter on.
+
+An index is a folder with a LanceDB table and ``meta.json``. ``meta.json`` names the model and the
+table version that readers see; it is written last and renamed into place. What an interrupted
+writer left behind is therefore invisible, and dropped by the next writer. Search is exact: one
+product with vectors held in memory. LanceDB gives persistence, and an approximate index when one
+is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from heph_vl import __version__
+from heph_vl.errors import HephError
+from heph_vl.index_rows import COLUMNS, image_id_of, record_batch, schema
+from heph_vl.nearest import SCORE_DECIMALS, Vectors, nearest
+from heph_vl.where import Filter, parse_where
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+T = TypeVar("T")
+
+_TABLE = "images"
+_META = "meta.json"
+_FORMAT = 1
+_ROWS_PER_WRITE = 4096  # every write makes files: few large ones read faster
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What ``meta.json`` says: who made the vectors, and which table version is published."""
+
+    model_id: str
+    dim: int
+    count: int
+    table_version: int
+    created: str
+    heph_vl: str = __version__
+    format: int = _FORMAT
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One search result: rank from 1, inner product with the query, and the image's columns."""
+
+    rank: int
+    score: float
+    row: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields that ``heph-vl search --json`` prints."""
+        names = ("unique_id", "frame_id", "primary_date", "secondary_date", "caption", "image")
+        found = {name: self.row[name] for name in names}
+        return {"rank": self.rank, "score": round(self.score, SCORE_DECIMALS), **found}
+
+
+class Index:
+    """Image embeddings of one model, with captions and labels.
+
+    As a context manager it commits on a clean exit and discards on an exception::
+
+        with Index.create("idx", model_id, dim=128) as index:
+            index.add(vectors, rows)
+        hits = Index.open("idx", model_id).search(queries, k=10, where="low_coherence = FALSE")
+    """
+
+    def __init__(self, path: Path, folder: Path, meta: Meta) -> None:
+        self.path = path
+        self.meta = meta
+        self._folder = folder  # differs from `path` until a new index is committed
+        self._table = self._open_table()
+        self._published: set[str] | None = None  # ids in the published version; None: not writing
+        self._staged: set[str] = set()
+        self._pending: list[pa.RecordBatch] = []
+        self._loaded: tuple[Vectors, pa.Table] | None = None
+
+    @classmethod
+    def create(cls, path: str | Path, model_id: str, dim: int) -> Index:
+        """A new index, invisible under a temporary name until ``commit``.
+
+        Args:
+            path: Folder to make; it must not exist, or be empty.
+            model_id: SHA-256 of the weights that make the vectors.
+            dim: Length of a vector.
+
+        Returns:
+            An empty index to ``add`` to.
+
+        Raises:
+            HephError: If the folder holds something or cannot be written.
+        """
+        path = Path(path)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise HephError(str(path), "it exists", "name a new folder, or open this index to add")
+        staging = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
+        table = _guard(path, lambda: _make_table(staging, dim))
+        meta = Meta(model_id, dim, 0, table.version, datetime.now(UTC).isoformat("T", "seconds"))
+        return cls(path, staging, meta)
+
+    @classmethod
+    def open(cls, path: str | Path, model_id: str | None = None) -> Index:
+        """An existing index, to search or to add to.
+
+        Args:
+            path: Folder of the index.
+            model_id: The model that will embed the queries; None accepts any.
+
+        Returns:
+            The index as last committed.
+
+        Raises:
+            HephError: If the folder is no index, is damaged, or was made by another model.
+        """
+        path = Path(path)
+        meta = _read_meta(path)
+        if model_id is not None and model_id != meta.model_id:
+            raise HephError(
+                str(path),
+                f"made by model {meta.model_id[:12]}, not by {model_id[:12]}",
+                "search it with the model that made it, or index the images anew",
+            )
+        return cls(path, path, meta)
+
+    def __len__(self) -> int:
+        return self.meta.count
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.commit() if kind is None else self.discard()
+
+    def add(self, vectors: npt.ArrayLike, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Stages images; readers see them after ``commit``.
+
+        An image id that the published index already holds replaces the older one. The same id
+        twice before a commit is an error: one of the two images would be lost.
+
+        Args:
+            vectors: (n, D) float32, unit length, in the order of ``rows``.
+            rows: n mappings with ``COLUMNS`` and ``thumbnail`` (PNG bytes or None); a missing
+                column is stored as missing, a missing ``image_id`` is the ``unique_id``.
+
+        Raises:
+            HephError: On vectors of another shape or not finite, a repeated or missing id, or a
+                value of another type than its column.
+        """
+        import pyarrow as pa
+
+        array = np.ascontiguousarray(vectors, dtype=np.float32)
+        if array.shape != (len(rows), self.meta.dim):
+            raise HephError(
+                str(self.path),
+                f"vectors of shape {array.shape} for {len(rows)} images",
+                f"give one vector of length {self.meta.dim} for each image",
+            )
+        if not np.isfinite(array).all():
+            bad = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
+            raise HephError(
+                f"{self.path}: {image_id_of(rows[bad])}", "vector not finite", "embed it again"
+            )
+        if not rows:
+            return
+        ids = [image_id_of(row) for row in rows]
+        self._begin_writing()
+        for image_id in ids:
+            if image_id in self._staged:
+                raise HephError(
+                    f"{self.path}: {image_id}", "image added twice", "give each its own id"
+                )
+            self._staged.add(image_id)
+        try:
+            self._pending.append(record_batch(array, ids, rows))
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise HephError(
+                str(self.path), f"value of a wrong type: {error}", "see COLUMNS"
+            ) from error
+        if sum(batch.num_rows for batch in self._pending) >= _ROWS_PER_WRITE:
+            self._flush()
+
+    def commit(self) -> None:
+        """Publishes what was added: from now on readers see all of it."""
+        self._flush()
+        count = _guard(self.path, self._table.count_rows)
+        self._check_no_other_writer()
+        made, version = self.meta, self._table.version
+        self.meta = Meta(made.model_id, made.dim, count, version, made.created)
+        _guard(self.path, lambda: _write_meta(self._folder, self.meta))
+        if self._folder != self.path:
+            _guard(self.path, lambda: self._folder.replace(self.path))
+            self._folder = self.path
+        self._reset()
+
+    def discard(self) -> None:
+        """Forgets what was added since the last commit; a new index leaves nothing behind."""
+        if self._folder != self.path:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        else:
+            self._reset()
+
+    def search(
+        self, vectors: npt.ArrayLike, k: int, where: str | Filter | None = None
+    ) -> list[list[Hit]]:
+        """The k images nearest to each query, best first.
+
+        Args:
+            vectors: (Q, D) float32 queries of the index's own model, unit length.
+            k: At least 1; fewer hits come back if fewer images pass the filter.
+            where: A filter (see ``heph_vl.where``).
+
+        Returns:
+            Q lists of at most k hits; equal scores in order of unique_id, then image_id.
+
+        Raises:
+            HephError: If the index is empty, the queries have another length, or the filter is bad.
+        """
+        queries = np.atleast_2d(np.asarray(vectors, dtype=np.float32))
+        if queries.ndim != 2 or queries.shape[1] != self.meta.dim:
+            raise HephError(
+                "query",
+                f"vectors of shape {queries.shape}",
+                f"the index holds vectors of length {self.meta.dim}: use the model that made it",
+            )
+        if k < 1:
+            raise HephError("k", f"{k} results asked for", "ask for at least 1")
+        if isinstance(where, str):
+            where = parse_where(where, COLUMNS)
+        images, table = self._load()
+        keep = where.mask(table) if where is not None else None
+        results = []
+        for scores, positions in nearest(images, queries, k, keep):
+            rows = table.take(positions).to_pylist()
+            hits = zip(scores.tolist(), rows, strict=True)
+            results.append([Hit(rank, score, row) for rank, (score, row) in enumerate(hits, 1)])
+        return results
+
+    def thumbnails(self, hits: Sequence[Hit]) -> list[bytes | None]:
+        """The small PNG of each hit, or None where the index has none."""
+        row_ids = [hit.row["_rowid"] for hit in hits]
+        if not row_ids:
+            return []
+        query = self._table.take_row_ids(sorted(set(row_ids))).select(["image_id", "thumbnail"])
+        found = _guard(self.path, query.to_arrow)
+        by_id = dict(
+            zip(found["image_id"].to_pylist(), found["thumbnail"].to_pylist(), strict=True)
+        )
+        return [by_id[hit.row["image_id"]] for hit in hits]
+
+    def _load(self) -> tuple[Vectors, pa.Table]:
+        """Vectors (N, D) and columns in order of unique_id, read once."""
+        if self._loaded is None:
+            if self._folder != self.path or self._staged:
+                raise HephError(str(self.path), "images added but not committed", "call commit()")
+            if not self.meta.count:
+                raise HephError(str(self.path), "the index is empty", "add images to it first")
+            self._loaded = _guard(self.path, lambda: _read_table(self._table, self.meta.dim))
+            if len(self._loaded[0]) != self.meta.count:
+                raise HephError(
+                    str(self.path),
+                    f"{len(self._loaded[0])} images where meta.json says {self.meta.count}",
+                    "the index is damaged: index the images anew",
+                )
+        return self._loaded
+
+    def _open_table(self) -> Any:
+        table = _guard(self.path, lambda: _connect(self._folder).open_table(_TABLE))
+        _guard(self.path, lambda: table.checkout(self.meta.table_version))
+        return table
+
+    def _reset(self) -> None:
+        self._table = self._open_table()
+        self._published, self._loaded, self._pending = None, None, []
+        self._staged = set()
+
+    def _begin_writing(self) -> None:
+        if self._published is not None:
+            return
+        self._loaded = None
+        self._check_no_other_writer()
+        query = self._table.search().select(["image_id"])
+        self._published = set(_guard(self.path, query.to_arrow)["image_id"].to_pylist())
+        _guard(self.path, self._table.restore)  # drops what an interrupted writer left
+
+    def _check_no_other_writer(self) -> None:
+        if self._folder == self.path and _read_meta(self.path) != self.meta:
+            raise HephError(
+                str(self.path), "another process has changed the index", "open it again, then add"
+            )
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        if not self._pending or self._published is None:
+            return
+        data = pa.Table.from_batches(self._pending)
+        if self._published.isdisjoint(data["image_id"].to_pylist()):
+            _guard(self.path, lambda: self._table.add(data))
+        else:
+            merge = self._table.merge_insert("image_id")
+            merge = merge.when_matched_update_all().when_not_matched_insert_all()
+            _guard(self.path, lambda: merge.execute(data))
+        self._pending = []
+
+
+def _read_table(table: Any, dim: int) -> tuple[Vectors, pa.Table]:
+    import pyarrow.compute as pc
+
+    query = table.search().with_row_id(True).select(["vector", *COLUMNS])
+    columns = query.to_arrow().combine_chunks()
+    order = pc.sort_indices(columns, [("unique_id", "ascending"), ("image_id", "ascending")])
+    if (np.diff(order.to_numpy().astype(np.int64)) < 0).any():  # usually sorted: no copy
+        columns = columns.take(order).combine_chunks()
+    flat = columns["vector"].combine_chunks().flatten().to_numpy()
+    return flat.reshape(-1, dim), columns.drop_columns(["vector"])
+
+
+def _connect(folder: Path) -> Any:
+    import lancedb
+
+    return lancedb.connect(str(folder))
+
+
+def _make_table(folder: Path, dim: int) -> Any:
+    folder.mkdir(parents=True)
+    return _connect(folder).create_table(_TABLE, schema=schema(dim))
+
+
+def _read_meta(path: Path) -> Meta:
+    if not (path / _META).is_file():
+        raise HephError(
+            str(path), "no index here", "make one with: heph-vl index DATA INDEX --model M"
+        )
+    try:
+        meta = Meta(**json.loads((path / _META).read_text()))
+        readable = meta.format == _FORMAT
+        complete = isinstance(meta.model_id, str) and min(meta.dim, meta.table_version) > 0
+    except (OSError, ValueError, TypeError) as error:
+        raise HephError(
+            str(path / _META), f"unreadable: {error}", "index the images anew"
+        ) from error
+    if not readable or not complete:
+        raise HephError(str(path / _META), f"not of format {_FORMAT}", "index the images anew")
+    return meta
+
+
+def _write_meta(folder: Path, meta: Meta) -> None:
+    temporary = folder / f".{_META}.tmp"
+    with temporary.open("w") as file:
+        json.dump(asdict(meta), file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(folder / _META)
+
+
+def _guard(path: Path, action: Callable[[], T]) -> T:
+    """LanceDB raises OSError, RuntimeError or ValueError for a damaged table or a full disk."""
+    try:
+        return action()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise HephError(
+            str(path), f"cannot read or write the index: {error}", "check the disk, or index anew"
+        ) from error
