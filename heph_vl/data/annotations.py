@@ -31,6 +31,7 @@ from heph_vl.errors import HephError
 __all__ = [
     "ACTIVITY_TYPES",
     "CONVENTIONS",
+    "FLAGS",
     "INTENSITIES",
     "RULES",
     "Annotation",
@@ -44,7 +45,12 @@ __all__ = [
 
 T = TypeVar("T")
 
-_FLAGS = ("corrupted", "orbital_fringes", "low_coherence", "no_info", "image_artifacts")
+FLAGS = (
+    *("corrupted", "glacier_fringes", "orbital_fringes", "low_coherence", "no_info"),
+    *("image_artifacts", "is_crowd"),
+)
+"""The fields that are yes or no."""
+
 _CODES = {name: code for code, name in PROCESSING_CODES.items()}
 _FRAME_ID = re.compile(r"[0-9]{3}[AD]_(?:[0-9]{5}_[0-9]{6}|SM_[A-Z0-9]{1,12}_S[0-9])")
 
@@ -137,6 +143,11 @@ class Annotation:
         return bool(self.events)
 
     @property
+    def instances(self) -> tuple[Event, ...]:
+        """Events with an intensity or a polygon; the Mogi of unique id 850 is only a name."""
+        return tuple(e for e in self.events if e.intensity is not None or e.polygon is not None)
+
+    @property
     def activity_types(self) -> tuple[str, ...]:
         """Type of each event, in order."""
         return tuple(event.type for event in self.events)
@@ -158,7 +169,6 @@ class Annotation:
             "primary_date": _digits(self.primary_date),
             "secondary_date": _digits(self.secondary_date),
             "processing_error": _CODES[self.processing_error],
-            "glacier_fringes": int(self.glacier_fringes),
             "atmospheric_fringes": self.atmosphere,
             "label": list(self.label),
             "activity_type": [event.type.capitalize() for event in self.events],
@@ -166,9 +176,8 @@ class Annotation:
             "phase": self.volcano_phase.capitalize(),
             "confidence": self.confidence,
             "segmentation_mask": [_flat(event.polygon) for event in self.events],
-            "is_crowd": int(self.is_crowd),
             "caption": self.caption,
-        } | {flag: int(getattr(self, flag)) for flag in _FLAGS}
+        } | {flag: int(getattr(self, flag)) for flag in FLAGS}
         record = {name: record[name] for name in FIELDS}
         if any(event.los_sense != "unknown" for event in self.events):
             record["los_sense"] = [event.los_sense for event in self.events]

@@ -75,19 +75,20 @@ def _from_folder(folder: Path, rules: Counter[str]) -> Iterator[Document | HephE
     for parent, folders, files in os.walk(root, onerror=_raise):
         here = Path(parent).relative_to(root)
         names += [(here / file).as_posix() for file in files]
-        for name in filter(lambda name: Path(parent, name).is_symlink(), folders):  # noqa: B023
-            where = f"{folder.name}/{printable((here / name).as_posix())}"
+        for link in [Path(parent, name) for name in folders if Path(parent, name).is_symlink()]:
+            where = printable(str(link))
             yield HephError(where, "a link to a folder is not followed", "name its target instead")
     for name in sorted(names, key=_natural):
         if _is_json(name, rules):
-            yield _read_document(root / name, f"{folder.name}/{printable(name)}")
+            yield _read_document(root / name)
 
 
 def _raise(error: OSError) -> None:
     raise error
 
 
-def _read_document(path: Path, where: str) -> Document | HephError:
+def _read_document(path: Path) -> Document | HephError:
+    where = printable(str(path))
     try:
         if not path.is_file():
             return HephError(where, "not a regular file", "put a plain file there")
@@ -106,17 +107,17 @@ def _from_file(path: Path, rules: Counter[str]) -> Iterator[Document | HephError
         return
     content, problem = _gunzip(path) if head[:2] == b"\x1f\x8b" else (_read_all(path), None)
     if content[257:262] == b"ustar":
-        yield from _from_tar(path.name, content, rules, complete=problem is None)
+        yield from _from_tar(str(path), content, rules, complete=problem is None)
     elif problem is None:
         # `850.json` states an id, `annotations_hephaestus.json.gz` does not: see the reader.
-        yield Document(path.name, path.name.split(".")[0], content)
+        yield Document(str(path), path.name.split(".")[0], content)
     if problem is not None:
         yield problem
 
 
 def _read_all(path: Path) -> bytes:
     if (size := path.stat().st_size) > MAX_TOTAL:
-        raise _too_large(path.name, size, MAX_TOTAL)
+        raise _too_large(str(path), size, MAX_TOTAL)
     return path.read_bytes()
 
 
@@ -129,10 +130,10 @@ def _gunzip(path: Path) -> tuple[bytes, HephError | None]:
             while block := stream.read(2**20):
                 total += len(block)
                 if total > MAX_TOTAL:
-                    raise _too_large(path.name, total, MAX_TOTAL)
+                    raise _too_large(str(path), total, MAX_TOTAL)
                 parts.append(block)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        return b"".join(parts), _cut(path.name, str(error))
+        return b"".join(parts), _cut(str(path), str(error))
     return b"".join(parts), None
 
 
@@ -153,7 +154,8 @@ def _from_tar(
                     assert file is not None  # isreg() was checked
                     yield Document(where, _stem(member.name), file.read())
     except (tarfile.TarError, OSError, ValueError) as error:
-        yield _cut(name, str(error))
+        if complete:  # else the caller tells why it is not
+            yield _cut(name, str(error))
     else:
         # tarfile takes a file that ends between two members, or in a header, for a whole one.
         if complete and content[-1024:].strip(b"\0"):
@@ -165,7 +167,7 @@ def _from_zip(path: Path, rules: Counter[str]) -> Iterator[Document | HephError]
     try:
         with zipfile.ZipFile(path) as archive:
             for info in sorted(archive.infolist(), key=lambda info: _natural(info.filename)):
-                where = f"{path.name}: {printable(info.filename)}"
+                where = f"{path}: {printable(info.filename)}"
                 if info.is_dir() and not _leads_out(info.filename):
                     continue
                 # The high half of external_attr is the Unix mode; 0 where the packer left none.
@@ -177,12 +179,12 @@ def _from_zip(path: Path, rules: Counter[str]) -> Iterator[Document | HephError]
                 if problem is not None:
                     yield problem
                 elif total > MAX_TOTAL:
-                    yield _too_large(path.name, total, MAX_TOTAL)
+                    yield _too_large(str(path), total, MAX_TOTAL)
                     return
                 elif _is_json(info.filename, rules):
                     yield _zip_member(archive, info, where)
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        yield _cut(path.name, str(error))
+        yield _cut(str(path), str(error))
 
 
 def _zip_member(
