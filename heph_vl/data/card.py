@@ -1,0 +1,68 @@
+"""The card (README.md) of a dataset folder, written from what was counted."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_TEXT = """# {title}
+
+Sentinel-1 interferograms over volcanoes with captions, labels and deformation polygons, in the
+config `{config}`. {origin} Written by heph_vl.
+
+```python
+import datasets
+
+train = datasets.load_dataset("this folder", split="{first}")
+```
+
+Splits by scheme `{scheme}`{fold}.
+
+| split | interferograms | rows | left out |
+|---|---|---|---|
+{rows}
+
+Images are at 1/300 degree; `image` is the coloured wrapped phase as LiCSAR draws it, `mask` holds
+class ids (0 background, 1 Mogi, 2 Dyke, 3 Sill, 4 Spheroid, 5 Earthquake, 6 Unidentified).
+Left out or normalised: {problems} problems, {rules} applications of the rules listed in
+`heph_vl.json`.
+
+Annotations: N. I. Bountos et al., Hephaestus: A large scale multitask dataset towards InSAR
+understanding, CVPR Workshops 2022.
+"""
+_ORIGIN = {
+    "real": "Images derive from COMET LiCSAR products (contain modified Copernicus Sentinel data).",
+    "simulated": "All images and labels are **simulated**: no score on them is a result on real "
+    "data.",
+}
+
+
+def dataset_card(report: Mapping[str, Any], splits: Sequence[str]) -> str:
+    """The card's text, with the front matter by which `datasets` finds the shards.
+
+    Args:
+        report: Counts and settings, as `parquet.write_parquet` returns them.
+        splits: Names of the splits that were written.
+    """
+    config = report["config"]
+    front = ["---", "license: mit", "task_categories:", "- image-to-text"]
+    front += ["tags:", "- insar", "- sentinel-1", "- volcano", f"- {report['source']}"]
+    front += ["configs:", f"- config_name: {config}", "  default: true", "  data_files:"]
+    for split in splits:
+        front += [f"  - split: {split}", f"    path: data/{split}-*.parquet"]
+    counts = report["splits"]
+    rows = [
+        f"| {split} | {counts[split]['pairs']} | {counts[split].get('rows', 0)} "
+        f"| {counts[split].get('left_out', 0)} |"
+        for split in splits
+    ]
+    text = _TEXT.format(
+        title="Simulated interferograms" if report["source"] == "simulated" else "Hephaestus",
+        config=config,
+        origin=_ORIGIN[report["source"]],
+        first=splits[0],
+        scheme=report["scheme"],
+        fold="" if report["fold"] is None else f", fold {report['fold']}",
+        rows="\n".join(rows),
+        problems=len(report["problems"]),
+        rules=sum(report["rules"].values()),
+    )
+    return "\n".join([*front, "---", "", text])
