@@ -1,0 +1,68 @@
+"""Writing that is all or nothing: a kill or a full disk leaves the old file or folder in place."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from heph_vl.errors import HephError
+
+TEMPORARY = ".writing-"  # what a file or folder that is not complete is called
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A failed write becomes one line."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch.save raises the second
+        fix = "free space or choose a writable folder; what was complete is kept, then --resume"
+        raise HephError(str(path), f"could not be written: {error}", fix) from error
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file all or nothing."""
+    temporary = path.with_name(TEMPORARY + path.name)
+    temporary.write_text(text)
+    _sync(temporary)
+    temporary.replace(path)
+    _sync(path.parent)
+
+
+def publish(temporary: Path, target: Path) -> None:
+    """Give a complete folder its name, after its content has reached the disk."""
+    for path in temporary.rglob("*"):
+        _sync(path)
+    _sync(temporary)
+    temporary.rename(target)
+    _sync(target.parent)
+
+
+@contextlib.contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder to fill that takes the place of `target` once the block has ended without error."""
+    temporary = target.with_name(TEMPORARY + target.name)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        old = target.with_name(f"{TEMPORARY}old-{target.name}")
+        shutil.rmtree(old, ignore_errors=True)
+        if target.exists():
+            target.rename(old)
+        publish(temporary, target)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
