@@ -5,16 +5,15 @@ value. Rules come in two kinds. CONVENTIONS read a code that the files use consi
 `to_record` writes again; all others repair or remark on something in one record.
 """
 
-import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
-from heph_vl.data.documents import Document, printable, read_documents
+from heph_vl.data.documents import as_record, read_documents, read_records
 from heph_vl.data.record_fields import (
     ACTIVITY_TYPES,
     CONVENTIONS,
@@ -236,7 +235,7 @@ def read_annotations(path: str | Path, *, strict: bool = False) -> AnnotationSet
             found.reject(document)
             continue
         try:
-            for source, stated_id, value in _records(document):
+            for source, stated_id, value in read_records(document):
                 found.add(value, source, stated_id)
         except HephError as problem:
             found.reject(problem)
@@ -264,7 +263,7 @@ class _Collector:
     def add(self, value: Any, source: str, stated_id: str) -> None:
         applied: Counter[str] = Counter()
         try:
-            annotation = parse_annotation(_object(value, source), source, applied)
+            annotation = parse_annotation(as_record(value, source), source, applied)
             self._check_new(annotation, source, stated_id)
         except HephError as problem:
             self.reject(problem)
@@ -400,47 +399,3 @@ def _intensity_code(event: Event) -> str | None:
 
 def _flat(polygon: tuple[Point, ...] | None) -> list[float] | None:
     return None if polygon is None else [number for point in polygon for number in point]
-
-
-@dataclass(frozen=True, slots=True)
-class _Repeated:
-    """A JSON object in which one key occurs twice: which value holds is anyone's guess."""
-
-    key: str
-    pairs: list[tuple[str, Any]]
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Repeated:
-    values = dict(pairs)
-    if len(values) == len(pairs):
-        return values
-    counts = Counter(key for key, _ in pairs)
-    return _Repeated(counts.most_common(1)[0][0], pairs)
-
-
-def _records(document: Document) -> Iterator[tuple[str, str, Any]]:
-    """Yield (source, stated id, JSON value) of each record that the document should hold."""
-    try:
-        content = json.loads(document.content.decode("utf-8"), object_pairs_hook=_unique)
-    except UnicodeDecodeError as error:
-        what, fix = f"byte {error.start} is not UTF-8", "save it as UTF-8"
-        raise HephError(document.source, what, fix) from error
-    except (ValueError, RecursionError) as error:
-        what, fix = f"not JSON ({error})", "get it again if it is cut"
-        raise HephError(document.source, what, fix) from error
-    pairs = content.pairs if isinstance(content, _Repeated) else None
-    if pairs is None and isinstance(content, dict):
-        pairs = list(content.items())
-    if not pairs or any(key in FIELDS for key, _ in pairs):
-        yield document.source, document.stem, content
-        return
-    for key, value in pairs:
-        yield f"{document.source}: {printable(key)}", key, value
-
-
-def _object(value: Any, source: str) -> dict[str, Any]:
-    if isinstance(value, _Repeated):
-        raise HephError(source, f"the field {show(value.key)} occurs twice", "keep one")
-    if not isinstance(value, dict):
-        raise HephError(source, f"{show(value)} is no record", "expected an object of 20 fields")
-    return value

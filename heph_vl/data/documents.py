@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import os
 import tarfile
 import zipfile
@@ -10,7 +11,9 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from heph_vl.data.record_fields import FIELDS, show
 from heph_vl.errors import HephError
 
 # A real record has 1 to 4 kB and all 19,919 together 25 MB: whatever passes these is no annotation.
@@ -241,3 +244,69 @@ def _too_large(where: str, size: int, limit: int = MAX_DOCUMENT) -> HephError:
 
 def _cut(where: str, detail: str) -> HephError:
     return HephError(where, f"damaged or cut short ({detail})", "download or pack it again")
+
+
+@dataclass(frozen=True, slots=True)
+class _Repeated:
+    """A JSON object in which one key occurs twice: which value holds is anyone's guess."""
+
+    key: str
+    pairs: list[tuple[str, Any]]
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Repeated:
+    values = dict(pairs)
+    if len(values) == len(pairs):
+        return values
+    counts = Counter(key for key, _ in pairs)
+    return _Repeated(counts.most_common(1)[0][0], pairs)
+
+
+def read_records(document: Document) -> Iterator[tuple[str, str, Any]]:
+    """Yield (source, stated id, JSON value) of each record that the document should hold.
+
+    Args:
+        document: A record, or an object that holds records by id.
+
+    Yields:
+        Where the value comes from, the id that the file's name or the key states, the value.
+
+    Raises:
+        HephError: No UTF-8, or no JSON: it may be cut in the middle.
+    """
+    try:
+        content = json.loads(document.content.decode("utf-8"), object_pairs_hook=_unique)
+    except UnicodeDecodeError as error:
+        what, fix = f"byte {error.start} is not UTF-8", "save it as UTF-8"
+        raise HephError(document.source, what, fix) from error
+    except (ValueError, RecursionError) as error:
+        what, fix = f"not JSON ({error})", "get it again if it is cut"
+        raise HephError(document.source, what, fix) from error
+    pairs = content.pairs if isinstance(content, _Repeated) else None
+    if pairs is None and isinstance(content, dict):
+        pairs = list(content.items())
+    if not pairs or any(key in FIELDS for key, _ in pairs):
+        yield document.source, document.stem, content
+        return
+    for key, value in pairs:
+        yield f"{document.source}: {printable(key)}", key, value
+
+
+def as_record(value: Any, source: str) -> dict[str, Any]:
+    """The value itself, once it is known to be a JSON object without repeated keys.
+
+    Args:
+        value: From `read_records`.
+        source: Named in the error.
+
+    Returns:
+        The object.
+
+    Raises:
+        HephError: Something else, or a key that occurs twice.
+    """
+    if isinstance(value, _Repeated):
+        raise HephError(source, f"the field {show(value.key)} occurs twice", "keep one")
+    if not isinstance(value, dict):
+        raise HephError(source, f"{show(value)} is no record", "expected an object of 20 fields")
+    return value
