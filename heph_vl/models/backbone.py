@@ -1,0 +1,117 @@
+"""A timm model of any family, cut after its features at stride 16."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
+
+from heph_vl.errors import HephError
+from heph_vl.models.tiles import CELL
+
+_FIX = "name a timm model with features at stride 16, such as resnet18"
+
+
+class Backbone(nn.Module):
+    """Tiles (T, 3, t, t) -> features by stride: 2, 4, 8, 16 where the model has them.
+
+    Args:
+        name: A timm model.
+        options: More arguments of `timm.create_model`.
+        tile_size: t [px], for models that are made for one size (ViT, Swin).
+        norm: What stands where the model has batch norms; other norms stay.
+        pretrained: A .safetensors file of timm's weights of that model.
+
+    Raises:
+        HephError: If there is no such model, it has no features at stride 16, or the weights are
+            not its own.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        options: Mapping[str, Any],
+        *,
+        tile_size: int,
+        norm: Literal["group", "batch"],
+        pretrained: str | None = None,
+    ) -> None:
+        super().__init__()
+        options = dict(options)
+        try:
+            if timm.get_pretrained_cfg(name).fixed_input_size:
+                options.setdefault("img_size", tile_size)
+            probe = timm.create_model(name, features_only=True, out_indices=(-1,), **options)
+        except Exception as error:  # timm refuses names and options in many ways
+            raise HephError("encoder.backbone", f"{name}: {error}", _FIX) from error
+        strides = [stage["reduction"] for stage in probe.feature_info.info]
+        if CELL not in strides:
+            raise HephError("encoder.backbone", f"{name} has features at {strides} px", _FIX)
+        # The last stage of each stride; what comes after stride 16 is left out.
+        stages = sorted({s: i for i, s in enumerate(strides) if s <= CELL}.values())
+        options |= {"features_only": True, "out_indices": stages}
+        self.model = _with_weights(name, options, pretrained)
+        if norm == "group":
+            _use_group_norm(self.model)
+        self.strides = [strides[i] for i in stages]
+        self.channels = int(self.model.feature_info.channels()[-1])
+        self.channels_last = str(getattr(self.model, "output_fmt", "NCHW")).endswith("NHWC")
+        self._leave_out_unused(name, tile_size)
+
+    def forward(self, tiles: Tensor) -> dict[int, Tensor]:
+        """Features (T, C, t / stride, t / stride) of tiles (T, 3, t, t), by stride."""
+        features = self.model(tiles)
+        if self.channels_last:
+            features = [f.permute(0, 3, 1, 2) for f in features]
+        return dict(zip(self.strides, features, strict=True))
+
+    def _leave_out_unused(self, name: str, tile_size: int) -> None:
+        """Freeze what comes after stride 16 in models that timm does not cut (EfficientNet).
+
+        A parameter without gradient would stop DistributedDataParallel.
+        """
+        self.eval()
+        with torch.enable_grad():
+            features = self(torch.zeros(1, 3, tile_size, tile_size))[CELL]
+            features.sum().backward()
+        self.train()
+        for parameter in self.parameters():
+            parameter.requires_grad_(parameter.grad is not None)
+            parameter.grad = None
+        if features.shape[2:] != (tile_size // CELL, tile_size // CELL):
+            what = f"{name} gives {tuple(features.shape[2:])} cells for {tile_size} px"
+            raise HephError("encoder.backbone, tile_size", what, _FIX)
+
+
+def _with_weights(name: str, options: dict[str, Any], pretrained: str | None) -> Any:
+    if pretrained is None:
+        return timm.create_model(name, **options)
+    path = Path(pretrained)
+    where = f"encoder.pretrained: {path}"
+    fix = f"give the path of timm's weights of {name} as a .safetensors file"
+    if path.suffix != ".safetensors" or not path.is_file():
+        missing = path.suffix == ".safetensors"
+        raise HephError(where, "no such file" if missing else "not a .safetensors file", fix)
+    try:
+        return timm.create_model(
+            name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, **options
+        )
+    except Exception as error:  # a broken file or foreign keys: timm has no error of its own
+        raise HephError(where, f"these are no weights of {name}: {error}", fix) from error
+
+
+def _use_group_norm(module: nn.Module) -> None:
+    """Put group norms, of at most 32 groups, in the place of batch norms, with their affine."""
+    for name, child in module.named_children():
+        if not isinstance(child, nn.BatchNorm2d):
+            _use_group_norm(child)
+            continue
+        norm = nn.GroupNorm(math.gcd(32, child.num_features), child.num_features)
+        norm.load_state_dict({"weight": child.weight, "bias": child.bias})
+        # timm's BatchNormAct2d includes dropout and activation.
+        rest = [child.drop, child.act] if isinstance(child, BatchNormAct2d) else []
+        setattr(module, name, nn.Sequential(norm, *rest) if rest else norm)
