@@ -1,6 +1,5 @@
 """JSON documents out of a folder, a zip, a (compressed) tar or one file, read in memory only."""
 
-import gzip
 import io
 import json
 import os
@@ -109,7 +108,8 @@ def _from_file(path: Path, rules: Counter[str]) -> Iterator[Document | HephError
         yield from _from_zip(path, rules)
         return
     content, problem = _gunzip(path) if head[:2] == b"\x1f\x8b" else (_read_all(path), None)
-    if content[257:262] == b"ustar":
+    # An empty tar is all zeros.
+    if content[257:262] == b"ustar" or (content and not content.strip(b"\0")):
         yield from _from_tar(str(path), content, rules, complete=problem is None)
     elif problem is None:
         # `850.json` states an id, `annotations_hephaestus.json.gz` does not: see the reader.
@@ -128,16 +128,21 @@ def _gunzip(path: Path) -> tuple[bytes, HephError | None]:
     """What could be decompressed, at most MAX_TOTAL bytes, and what went wrong after it."""
     parts: list[bytes] = []
     total = 0
+    engine = zlib.decompressobj(wbits=31)
     try:
-        with gzip.open(path) as stream:
-            while block := stream.read(2**20):
-                total += len(block)
+        with path.open("rb") as file:
+            while block := file.read(2**16):  # at most 66 MB when decompressed
+                while block:
+                    parts.append(engine.decompress(block))
+                    total += len(parts[-1])
+                    block = engine.unused_data.lstrip(b"\0")
+                    if engine.eof and block:  # several streams in a row are one file, too
+                        engine = zlib.decompressobj(wbits=31)
                 if total > MAX_TOTAL:
                     raise _too_large(str(path), total, MAX_TOTAL)
-                parts.append(block)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except zlib.error as error:
         return b"".join(parts), _cut(str(path), str(error))
-    return b"".join(parts), None
+    return b"".join(parts), None if engine.eof else _cut(str(path), "the stream has no end")
 
 
 def _from_tar(
