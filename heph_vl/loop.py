@@ -131,7 +131,8 @@ def fit(
                     run.save_checkpoint(accelerator, step, config.keep_checkpoints)
             progress(step, line)
             if stopping:
-                raise KeyboardInterrupt(f"stopped after step {step}; go on with: {run.resume_hint}")
+                fix = "go on with the same command and --resume"
+                raise KeyboardInterrupt(f"stopped after step {step}, saved; {fix}")
     return model
 
 

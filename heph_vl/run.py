@@ -17,6 +17,7 @@ import os
 import platform
 import random
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -45,7 +46,15 @@ __all__ = [
     "seed_everything",
 ]
 
-_VERSIONS = ("torch", "accelerate", "transformers", "open_clip_torch", "timm", "datasets", "numpy")
+_VERSIONS = (
+    "heph-vl",
+    "accelerate",
+    "transformers",
+    "open_clip_torch",
+    "timm",
+    "datasets",
+    "numpy",
+)
 
 
 @dataclass(frozen=True)
@@ -77,14 +86,14 @@ def launch(
         config, resume = parse_config(config_class, sys.argv[1:] if argv is None else argv)
         recipe(config, resume)
     except HephError as error:
-        print(f"{prefix}error: {error}", file=sys.stderr)
+        # One write: ranks share the terminal. Their group is left to torchrun to take down.
+        sys.stderr.write(f"{prefix}error: {error}\n")
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt as stop:
-        print(f"{prefix}{stop or 'stopped'}", file=sys.stderr)
+        sys.stderr.write(f"{prefix}{stop or 'stopped'}\n")
         return 130
-    finally:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
     return 0
 
 
@@ -199,12 +208,6 @@ class Run:
     def finished(self) -> bool:
         """Whether the run has its results, so that nothing is left to do."""
         return (self.folder / "results.json").is_file()
-
-    @property
-    def resume_hint(self) -> str:
-        """The command that goes on with this run."""
-        command = [word for word in sys.argv if word != "--resume"]
-        return " ".join([*command, "--resume"])
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Append one line to metrics.jsonl."""
@@ -350,9 +353,9 @@ def _check_folder(folder: Path, plain: Any, resume: bool) -> bool:
 def _environment(accelerator: Accelerator, seed: int) -> dict[str, Any]:
     device = accelerator.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
-    versions = {"python": platform.python_version(), "heph-vl": _version("heph-vl")}
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
     return {
-        "command": " ".join(sys.argv),
+        "command": shlex.join(sys.orig_argv),
         **_commit(),
         "versions": versions | {package: _version(package) for package in _VERSIONS},
         "seed": seed,

@@ -80,8 +80,7 @@ def test_average_copies_statistics_and_reloads() -> None:
     other = EMA(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), decay=0.9)
     other.load_state_dict(ema.state_dict())
     assert other.updates == 1
-    for one, two in zip(other.model.state_dict().values(), ema.model.state_dict().values()):
-        assert torch.equal(one, two)
+    assert differences(dict(other.model.state_dict()), dict(ema.model.state_dict())) == []
 
 
 def test_training_learns_and_logs(tmp_path: Path) -> None:
@@ -112,7 +111,7 @@ def test_interrupt_and_resume_equal_the_unbroken_run(
     at: int, tmp_path: Path, unbroken: dict[str, Any]
 ) -> None:
     config = TinyConfig(root=str(tmp_path), event="interrupt", at=at)
-    with pytest.raises(KeyboardInterrupt, match=rf"stopped after step {at}; go on with: .*--resume"):
+    with pytest.raises(KeyboardInterrupt, match=f"stopped after step {at}, saved; "):
         train(config)
     run = Run(tmp_path / "tiny" / "tiny")
     latest = run.latest()
@@ -168,7 +167,7 @@ def test_nothing_is_trained_twice(tmp_path: Path, unbroken: dict[str, Any]) -> N
     assert differences(state(train(config, resume=True)), unbroken) == []
 
 
-@pytest.mark.parametrize("name", ["steps", "log_every", "keep_checkpoints", "gradient_accumulation"])
+@pytest.mark.parametrize("name", ["steps", "log_every", "keep_checkpoints"])
 def test_settings_below_their_least_are_refused(name: str) -> None:
     with pytest.raises(HephError, match=f"loop.{name}: 0 is too small; at least 1"):
         LoopConfig(**{name: 0})

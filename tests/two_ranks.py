@@ -1,0 +1,103 @@
+"""All checks that need two processes; `tests/test_two_ranks.py` starts them once, by torchrun.
+
+A check takes the accelerator and a folder that both ranks share, and asserts. To add one, write a
+function and list it in CHECKS. Both ranks run the checks in order; the first failure ends the
+session, since a rank that has failed no longer answers the other.
+"""
+
+import contextlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from heph_vl.errors import HephError
+from heph_vl.loop import LoopConfig
+from heph_vl.run import AcceleratorConfig, Run, make_accelerator
+from tests.tiny_run import TinyConfig, differences, state, train
+
+Check = Callable[[Accelerator, Path], None]
+
+# Steps 1 to 9 with an interrupt in between; a line each step, so that the ranks agree at once.
+LOOP = LoopConfig(steps=9, warmup_steps=3, log_every=1, evaluate_every=0, checkpoint_every=4)
+ALONE = TinyConfig(name="alone", dropout=0.0, loop=LOOP)  # trained by the test, in one process
+
+
+def training_equals_one_process(accelerator: Accelerator, folder: Path) -> None:
+    together = train(replace(ALONE, name="together", root=str(folder)))
+    alone = Run(folder / "tiny" / "alone")
+    for one, two in zip(alone.metrics(), together.metrics(), strict=True):
+        assert one["step"] == two["step"]
+        assert one["lr"] == two["lr"]
+        for key in ("loss", "error", "grad_norm"):
+            assert two[key] == pytest.approx(one[key], rel=1e-5)
+    one, two = state(alone), state(together)
+    assert (folder / "tiny/together/checkpoints/step_9/random_states_1.pkl").is_file()
+    names = [name for name in one if name.startswith(("model.", "custom_checkpoint_1.pkl.model"))]
+    assert len(names) == 12
+    for name in names:
+        assert torch.allclose(one[name], two[name], rtol=0, atol=1e-6), name
+
+
+def resume_equals_the_unbroken_run(accelerator: Accelerator, folder: Path) -> None:
+    config = TinyConfig(name="unbroken", root=str(folder), loop=LOOP, workers=1)
+    unbroken = train(config)
+    # One rank hears of the interrupt; both stop at the same step.
+    broken = replace(config, name="broken", event="interrupt", at=6, rank=1)
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 6"):
+        train(broken)
+    assert differences(state(train(broken, resume=True)), state(unbroken)) == []
+
+
+def a_loss_that_is_not_finite_on_one_rank_stops_both(
+    accelerator: Accelerator, folder: Path
+) -> None:
+    config = TinyConfig(name="nan", root=str(folder), loop=LOOP, event="nan", at=6, rank=1)
+    with pytest.raises(HephError, match="step 6: loss is nan"):
+        train(config)
+    latest = Run(folder / "tiny" / "nan").latest()
+    assert latest is not None
+    assert latest.name == "step_4"
+
+
+def a_batch_that_cannot_be_shared_is_refused(accelerator: Accelerator, folder: Path) -> None:
+    with pytest.raises(HephError, match="7 cannot be shared by 2 processes"):
+        train(TinyConfig(name="odd", root=str(folder), batch_size=7))
+
+
+CHECKS: list[Check] = [
+    training_equals_one_process,
+    resume_equals_the_unbroken_run,
+    a_loss_that_is_not_finite_on_one_rank_stops_both,
+    a_batch_that_cannot_be_shared_is_refused,
+]
+
+
+def main(folder: Path) -> None:
+    """Run all checks; each rank writes {check: "ok" or traceback} to `folder`."""
+    accelerator = make_accelerator(AcceleratorConfig())
+    assert accelerator.num_processes == 2
+    report: dict[str, str] = {}
+    for check in CHECKS:
+        try:
+            check(accelerator, folder)
+            report[check.__name__] = "ok"
+        except BaseException:
+            report[check.__name__] = traceback.format_exc()
+        path = folder / f"rank_{accelerator.process_index}.json"
+        path.write_text(json.dumps(report))
+        if report[check.__name__] != "ok":
+            os._exit(1)  # torchrun then ends the rank that may be waiting for this one
+    with contextlib.suppress(RuntimeError):
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
