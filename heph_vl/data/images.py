@@ -33,13 +33,14 @@ def open_png(source: Path | bytes, where: str) -> Image.Image:
     _check_header(data, where)
     try:
         image = Image.open(io.BytesIO(data), formats=["PNG"])
-        if getattr(image, "is_animated", False):
-            raise HephError(where, "animated PNG", "save one frame as a plain PNG")
+        frames = getattr(image, "n_frames", 1)
         image.load()
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
+    except Exception as error:  # Pillow raises many kinds on damaged files
         raise HephError(
             where, f"PNG cannot be decoded: {error}", "the file is cut or damaged: get it again"
         ) from error
+    if frames > 1:
+        raise HephError(where, f"animated PNG of {frames} frames", "save one frame as a PNG")
     return image
 
 
@@ -77,9 +78,7 @@ def _check_header(data: bytes, where: str) -> None:
         raise HephError(where, f"{depth}-bit grey PNG", "give the 8-bit LiCSAR preview")
 
 
-def read_coherence(
-    source: Path | bytes, shape: tuple[int, int], where: str
-) -> NDArray[np.float32]:
+def read_coherence(source: Path | bytes, shape: tuple[int, int], where: str) -> NDArray[np.float32]:
     """Coherence from a LiCSAR coherence preview (linear grey, 255 = 1).
 
     Args:

@@ -6,13 +6,22 @@ imitated by colouring a phase that was already coarse.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.sparse import csr_array
 
 from heph_vl.data import palettes
-from heph_vl.data.unmixing import posterise
+from heph_vl.data.preview import (
+    DOWNSAMPLE,
+    Filter,
+    cell_colours,
+    cell_index,
+    filter_weights,
+    source_reach,
+)
 
 
 @dataclass(frozen=True)
@@ -21,6 +30,7 @@ class Rendering:
 
     Attributes:
         downsample: Side of the picture as a share of the field's.
+        filter: How the picture is shrunk; see `heph_vl.data.preview`.
         palette: "new" or "old".
         posterise: Round each channel to its top 3 bits, as the real patches are; otherwise the
             colours are quantised to at most 255.
@@ -28,7 +38,8 @@ class Rendering:
             instead of transparent in a palette picture.
     """
 
-    downsample: float = 0.3
+    downsample: float = DOWNSAMPLE
+    filter: Filter = "mitchell"
     palette: str = "new"
     posterise: bool = False
     flatten: bool = False
@@ -58,46 +69,82 @@ def render(
         rgb = palettes.new_colours(wrapped_phase)
     else:
         rgb = palettes.old_colours(wrapped_phase, amplitude)
-    alpha = np.where(valid, np.uint8(255), np.uint8(0))
-    small = _shrink(np.dstack([rgb, alpha]), options.downsample)
-    shown = small[..., 3] >= 128
-    picture = _quantise(small[..., :3], shown, options)
     grey = np.rint(255 * np.clip(coherence, 0, 1)).astype(np.uint8)
-    level = _shrink(np.dstack([grey, alpha]), options.downsample)[..., 0]
-    return picture, _grey_png8(level, shown)
+    small, shown = _shrink(np.dstack([rgb, grey]), valid, options)
+    return _quantise(small[..., :3], shown, options), _grey_png8(small[..., 3], shown)
 
 
-def _shrink(pixels: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
-    # Pillow weights RGBA and LA by alpha while resizing, as ImageMagick does: no dark rims.
-    height, width = pixels.shape[:2]
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
+def _shrink(
+    rgb: NDArray[np.uint8], valid: NDArray[np.bool_], options: Rendering
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """(h, w, C) uint8 shrunk channels and (h, w) bool where at least half is covered."""
+    rows = shrink_matrix(valid.shape[0], options.downsample, options.filter)
+    columns = shrink_matrix(valid.shape[1], options.downsample, options.filter)
+    # Colours are weighted by alpha, as ImageMagick does: no dark rims along the swath.
+    alpha = valid.astype(np.float32)
+    layers = [alpha, *(rgb[..., channel] * alpha for channel in range(rgb.shape[-1]))]
+    small = [(columns @ (rows @ layer).T).T for layer in layers]
+    covered = small[0] >= 0.5
+    colours = np.stack(small[1:], axis=-1) / np.where(covered, small[0], 1)[..., None]
+    return np.rint(np.clip(colours, 0, 255)).astype(np.uint8), covered
 
 
-def _quantise(
-    rgb: NDArray[np.uint8], shown: NDArray[np.bool_], options: Rendering
-) -> Image.Image:
-    if options.posterise:
-        rgb = posterise(rgb)
+@lru_cache(maxsize=8)
+def shrink_matrix(length: int, scale: float, name: Filter) -> csr_array:
+    """Sparse (round(scale * length), length) float32 matrix: shrinks one axis; rows sum to 1."""
+    short = max(1, int(length * scale + 0.5))
+    ratio = length / short
+    middle = (np.arange(short) + 0.5) * ratio - 0.5
+    taps = np.arange(-source_reach(1 / ratio, name), source_reach(1 / ratio, name) + 1)
+    source = np.rint(middle)[:, None].astype(np.int64) + taps
+    weight = filter_weights((source - middle[:, None]) / ratio, name)
+    weight *= (source >= 0) & (source < length)
+    weight /= weight.sum(axis=1, keepdims=True)
+    row = np.broadcast_to(np.arange(short)[:, None], source.shape)
+    used = weight != 0
+    return csr_array(
+        (weight[used].astype(np.float32), (row[used], source[used])), shape=(short, length)
+    )
+
+
+def _quantise(rgb: NDArray[np.uint8], shown: NDArray[np.bool_], options: Rendering) -> Image.Image:
+    index, table = _top_bits(rgb, shown) if options.posterise else _median_cut(rgb, shown)
     if options.flatten:
-        flat = rgb if options.posterise else _adaptive(rgb, shown)
-        return Image.fromarray(np.where(shown[..., None], flat, np.uint8(255)))
-    if not options.posterise:
-        rgb = _adaptive(rgb, shown)
-    packed = np.where(shown, rgb.astype(np.int32) @ np.array([65536, 256, 1], np.int32), -1)
-    colours, index = np.unique(packed, return_inverse=True)
-    table = np.stack([colours >> 16 & 255, colours >> 8 & 255, colours & 255], axis=1)
-    clear = colours < 0
-    table[clear] = 0
-    return _palette_image(index.reshape(shown.shape), table, clear)
+        return Image.fromarray(np.where(shown[..., None], table[index], np.uint8(255)))
+    clear = np.arange(len(table) + 1) == len(table)
+    table = np.concatenate([table, np.zeros((1, 3), np.uint8)])
+    return _palette_image(np.where(shown, index, len(table) - 1), table, clear)
 
 
-def _adaptive(rgb: NDArray[np.uint8], shown: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """The picture in at most 255 colours of its own (median cut: the same bytes every time)."""
-    visible = np.where(shown[..., None], rgb, rgb[shown][:1] if shown.any() else 0)
-    image = Image.fromarray(visible.astype(np.uint8))
-    few = image.quantize(255, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    return np.asarray(few.convert("RGB"))
+def _top_bits(
+    rgb: NDArray[np.uint8], shown: NDArray[np.bool_]
+) -> tuple[NDArray[np.integer], NDArray[np.uint8]]:
+    """(h, w) index and (N, 3) colours of 3 bits a channel; 3-3-2 if 255 colours do not hold them.
+
+    Mixtures of the new palette make about 100; only the hue wheel's amplitudes overflow.
+    """
+    for bits in ((3, 3, 3), (3, 3, 2)):
+        cell = cell_index(rgb, bits)
+        cells = np.flatnonzero(np.bincount(cell[shown], minlength=2 ** sum(bits)))
+        if len(cells) < 256:
+            break
+    cells = cells[:255]  # 3-3-2 has 256: the last is white, which no hue wheel draws
+    rank = np.zeros(2 ** sum(bits), dtype=np.uint8)
+    rank[cells] = np.arange(len(cells))
+    return rank[cell], cell_colours(bits)[cells]
+
+
+def _median_cut(
+    rgb: NDArray[np.uint8], shown: NDArray[np.bool_]
+) -> tuple[NDArray[np.integer], NDArray[np.uint8]]:
+    """(h, w) index and (N, 3) colours, at most 255 of the picture's own; same in, same out."""
+    if not shown.any():
+        return np.zeros(shown.shape, np.uint8), np.zeros((0, 3), np.uint8)
+    # What is not shown must not take a share of the colours.
+    visible = Image.fromarray(np.where(shown[..., None], rgb, rgb[shown][0]))
+    few = visible.quantize(255, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    table = np.array(few.getpalette(), dtype=np.uint8).reshape(-1, 3)
+    return np.asarray(few), table[:255]
 
 
 def _grey_png8(level: NDArray[np.uint8], shown: NDArray[np.bool_]) -> Image.Image:
