@@ -571,8 +571,3 @@ def test_real_record_and_back(real_annotations):
         "intensity_none_string": 55,
         "is_crowd_disagrees": 2,
     }
-
-
-@pytest.fixture(scope="module")
-def real_annotations(shared):
-    return read_annotations(shared / "data" / "hephaestus" / "annotations.tar.gz")
