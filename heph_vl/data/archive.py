@@ -101,6 +101,9 @@ def scan_archive(
         annotations: Folder, .zip, .tar.gz or .json of annotations; None: those in `root`, if any.
         strict: Raise the first problem instead of listing it.
 
+    Returns:
+        Pairs, problems and applied rules.
+
     Raises:
         HephError: If the folder is missing, empty, or one too high or too low; with `strict`,
             the first problem.

@@ -41,11 +41,16 @@ def dataset_card(report: Mapping[str, Any], splits: Sequence[str]) -> str:
     Args:
         report: Counts and settings, as `parquet.write_parquet` returns them.
         splits: Names of the splits that were written.
+
+    Returns:
+        Markdown.
     """
     config = report["config"]
     front = ["---", "license: mit", "task_categories:", "- image-to-text"]
     front += ["tags:", "- insar", "- sentinel-1", "- volcano", f"- {report['source']}"]
-    front += ["configs:", f"- config_name: {config}", "  default: true", "  data_files:"]
+    front += ["configs:", f"- config_name: {config}", "  default: true"]
+    # `datasets` caches a local folder by its path and this version, not by its files' content.
+    front += [f"  version: 0.1.{int(report['fingerprint'][:7], 16)}", "  data_files:"]
     for split in splits:
         front += [f"  - split: {split}", f"    path: data/{split}-*.parquet"]
     counts = report["splits"]

@@ -131,7 +131,7 @@ def fingerprint(archive: Archive, *more: object) -> str:
 
     Args:
         archive: A scanned archive; of images, path, size and time of change are taken.
-        more: Anything with a meaningful `repr`; the content counts if it is a path.
+        *more: Anything with a meaningful `repr`; the content counts if it is a path.
 
     Returns:
         16 hexadecimal digits.
@@ -264,7 +264,8 @@ def _events(events: tuple[Event, ...]) -> Row:
         "activity_types": [event.type for event in events],
         "intensities": [event.intensity for event in events],
         "los_sense": [event.los_sense for event in events],
-        "polygons": [[list(point) for point in event.polygon or ()] for event in events],
+        # Rounded here, so that streamed rows equal stored ones.
+        "polygons": [np.array(event.polygon or (), np.float32).tolist() for event in events],
     }
 
 

@@ -55,9 +55,11 @@ def features(config: str) -> Features:
     """Columns of a config.
 
     Args:
-        config: `interferograms`: FEATURES; `patches`: the same with `patch` (name), `kind` (crop
-            or tile) and `window` (x0, y0, x1, y1 in the interferogram); `unlabeled`: images,
-            place and dates only.
+        config: `interferograms`, `patches` or `unlabeled`.
+
+    Returns:
+        FEATURES; for `patches` with `patch` (name), `kind` (crop or tile) and `window` (x0, y0, x1,
+        y1 in the interferogram); for `unlabeled` images, place and dates only.
     """
     if config == "unlabeled":
         return Features({"image": Image(), "coherence": Image(), **_PLACE, **_ORIGIN})

@@ -68,7 +68,7 @@ class Hephaestus(datasets.GeneratorBasedBuilder):  # type: ignore[misc]
         config_name: `interferograms`, `patches` or `unlabeled`.
         annotations: Annotations that lie elsewhere (folder, .zip, .tar.gz, .json).
         cache_dir: Where to cache; the cache notices changed files, records and code.
-        settings: Fields of HephaestusConfig.
+        **settings: Fields of HephaestusConfig.
 
     Raises:
         HephError: If the archive cannot be read.
@@ -140,6 +140,9 @@ def patch_config(size: int, jitter: int) -> PatchConfig:
     Args:
         size: Side in pixels, at least 8.
         jitter: Seed, or -1 for deformation in the middle.
+
+    Returns:
+        The settings.
 
     Raises:
         HephError: If the size is too small.

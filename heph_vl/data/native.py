@@ -106,6 +106,9 @@ def source_spacing_deg(frame_id: str, size: Size, usual_size: Size | None) -> fl
         frame_id: LiCSAR frame.
         size: Width and height of the image.
         usual_size: Width and height of the frame's previews, if known.
+
+    Returns:
+        1/300 for most previews, 1/1080 for StripMap ones, 30 % of that at full resolution.
     """
     preview = STRIPMAP_SPACING_DEG if "_SM_" in frame_id else phase.NATIVE_SPACING_DEG
     full = min(size) > _LARGEST_PREVIEW
@@ -122,6 +125,9 @@ def usual_size(sizes: Sequence[Size]) -> Size:
 
     Args:
         sizes: Width and height of each image of one frame, at least one.
+
+    Returns:
+        Width and height.
     """
     counts = Counter(sizes)
     previews = [s for s in counts if any(_is_full_resolution_of(other, s) for other in counts)]
@@ -158,7 +164,8 @@ def has_data(image: Image.Image) -> NDArray[np.bool_]:
     if image.mode == "P":
         table = palette_rgba(image)
         opaque = bool((table[_used(image), 3] == 255).all())
-        return _shows(table, opaque)[np.asarray(image)]
+        shown: NDArray[np.bool_] = _shows(table, opaque)[np.asarray(image)]
+        return shown
     rgba = np.asarray(image.convert("RGBA"))
     return _shows(rgba, bool((rgba[..., 3] == 255).all()))
 
@@ -168,7 +175,8 @@ def palette_rgba(image: Image.Image) -> NDArray[np.uint8]:
     strip = Image.frombytes("P", (256, 1), bytes(range(256)))
     strip.putpalette(image.getpalette() or [])
     strip.info = dict(image.info)
-    return np.asarray(strip.convert("RGBA"))[0]
+    table: NDArray[np.uint8] = np.asarray(strip.convert("RGBA"))[0]
+    return table
 
 
 def encode_png(image: Image.Image | NDArray[np.uint8]) -> bytes:

@@ -142,6 +142,9 @@ def tile_windows(image_size: tuple[int, int], size: int) -> list[Window]:
     Args:
         image_size: Width and height in pixels.
         size: Side of a tile.
+
+    Returns:
+        Windows inside the image.
     """
     (columns, whole_columns), (rows, whole_rows) = (_starts(length, size) for length in image_size)
     width, height = image_size
@@ -159,7 +162,7 @@ def contains(window: Window, event: Event) -> bool:
         return False
     xs, ys = zip(*event.polygon, strict=True)
     x0, y0, x1, y1 = window
-    return min(xs) >= x0 and max(xs) <= x1 and min(ys) >= y0 and max(ys) <= y1
+    return bool(min(xs) >= x0 and max(xs) <= x1 and min(ys) >= y0 and max(ys) <= y1)
 
 
 def patch_caption(annotation: Annotation, native: NativePair, window: Window) -> str:

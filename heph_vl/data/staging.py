@@ -51,6 +51,9 @@ def open_stage(out: Path, fingerprint: str) -> Path:
         out: The output folder, created if need be.
         fingerprint: What the output depends on; leftovers of another one are removed.
 
+    Returns:
+        The folder inside `out`.
+
     Raises:
         HephError: If `out` is no folder or holds files of someone else.
     """
@@ -107,6 +110,12 @@ def write_atomically(path: Path, text: str) -> None:
 @contextmanager
 def output_errors(out: Path) -> Iterator[None]:
     """Turn any failure of the file system into one line about the output folder.
+
+    Args:
+        out: Named in the error.
+
+    Yields:
+        Nothing.
 
     Raises:
         HephError: In place of an OSError.

@@ -15,13 +15,13 @@ from PIL import Image
 
 from heph_vl.data.palettes import new_table
 
-# Six of the real frames, each of another group of volcanoes.
+# Real frames of five groups of volcanoes; in the split `grouped`: train, val, test, train, train.
+# Their number is odd, so that each has deforming and undeforming interferograms.
 FRAMES = (
     "128D_09016_110500",
-    "087D_07004_060904",
-    "022D_04826_121209",
-    "012D_07075_080504",
     "169D_00001_020800",
+    "124D_05291_081406",
+    "087D_07004_060904",
     "156A_05796_080500",
 )
 TYPES = ("Sill", "Mogi", "Dyke")
