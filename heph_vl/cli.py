@@ -1,0 +1,350 @@
+"""The `heph-vl` command: each subcommand checks its input, calls one function and shows the result.
+
+Exit codes: 0 done, 1 an error told in one line, 2 wrong usage, 130 stopped by Ctrl-C.
+"""
+
+import json
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from heph_vl.errors import HephError
+
+app = typer.Typer(
+    name="heph-vl",
+    help="Search, describe, simulate and check Sentinel-1 interferograms of volcanoes.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Add --debug to any command to see the full traceback of an error.",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout.")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Stop at the first bad record instead of leaving it out.")
+]
+
+
+def main() -> None:
+    """Run the command line; errors are one line on stderr unless --debug is given."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    sys.exit(run([word for word in arguments if word != "--debug"], debug=debug))
+
+
+def run(arguments: Sequence[str], *, debug: bool = False) -> int:
+    """Run one command.
+
+    Args:
+        arguments: Words after `heph-vl`.
+        debug: Whether to print tracebacks.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        code = typer.main.get_command(app).main(list(arguments), "heph-vl", standalone_mode=False)
+    except (
+        typer.TyperException
+    ) as error:  # wrong usage: typer's own words, with a pointer to --help
+        error.show()
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        _say("stopped; nothing half-written is left: run the same command again to go on")
+        return 130
+    except HephError as error:
+        return _fail(str(error), debug)
+    except OSError as error:
+        where = error.filename or "input or output"
+        return _fail(f"{where}: {error.strerror or error}; check the path, rights and space", debug)
+    except Exception as error:  # the last resort: one line, never a raw traceback
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        return _fail(f"heph-vl: unexpected {text}; run again with --debug and report it", debug)
+    return code if isinstance(code, int) else 0
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "heph-vl inspect annotations.tar.gz\n\n"
+    "heph-vl inspect archive/annotations --json > summary.json"
+)
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A folder, .zip, .tar.gz or .json of annotations.")],
+    as_json: Json = False,
+    strict: Strict = False,
+) -> None:
+    """Count and check annotations: classes, flags, years, frames, captions, quirks, problems."""
+    from heph_vl.data import annotations, report
+
+    with _busy(f"Reading {path}"):
+        summary = report.summarise(annotations.read_annotations(path, strict=strict))
+    if as_json:
+        _print_json(summary)
+    else:
+        report.render(summary)
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "heph-vl simulate runs/archive -n 400 --frames 28 --seed 0\n\n"
+    "heph-vl simulate runs/archive -n 2000 --size 450 --workers 8"
+)
+def simulate(
+    out: Annotated[Path, typer.Argument(help="Folder of the new archive.")],
+    number: Annotated[int, typer.Option("-n", "--number", help="Interferograms in all.")] = 100,
+    frames: Annotated[int, typer.Option(help="Frames (places) to spread them over.")] = 28,
+    dates: Annotated[int, typer.Option(help="Acquisition dates of each frame.")] = 12,
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+    size: Annotated[int, typer.Option(help="Side of an image in pixels of 1/300 degree.")] = 288,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes; one for each core if not given.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Simulate an archive of annotated interferograms in the layout of Hephaestus.
+
+    Running the same command again finishes what was interrupted.
+    """
+    from heph_vl.simulate import corpus
+
+    with _progress("Simulating") as progress:
+        written = corpus.simulate(
+            out,
+            number,
+            frames=frames,
+            dates=dates,
+            seed=seed,
+            size=size,
+            workers=workers,
+            progress=progress,
+        )
+    _report(asdict(written), as_json)
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "heph-vl dataset runs/archive runs/dataset\n\n"
+    "heph-vl dataset HEPHAESTUS runs/patches --annotations annotations.tar.gz --config patches\n\n"
+    "heph-vl dataset runs/archive runs/official --official"
+)
+def dataset(
+    archive: Annotated[Path, typer.Argument(help="Folder that holds the frame folders.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the new dataset.")],
+    annotations: Annotated[
+        Path | None,
+        typer.Option(help="Annotations kept elsewhere: a folder, .zip, .tar.gz or .json."),
+    ] = None,
+    config: Annotated[
+        str, typer.Option(help="interferograms (whole images), patches (224 px) or unlabeled.")
+    ] = "interferograms",
+    scheme: Annotated[
+        str, typer.Option(help="Split: grouped (no volcano shared), paper, official, temporal.")
+    ] = "grouped",
+    fold: Annotated[int | None, typer.Option(help="Fold 0 to 4 of the grouped split.")] = None,
+    patch_file: Annotated[
+        Path | None, typer.Option(help="The published patch split, for --scheme official.")
+    ] = None,
+    official: Annotated[
+        bool, typer.Option("--official", help="Write the official patch folders instead.")
+    ] = False,
+    workers: Annotated[int, typer.Option(help="Processes that write.")] = 1,
+    strict: Strict = False,
+    as_json: Json = False,
+) -> None:
+    """Join images and annotations into Parquet that `datasets.load_dataset(OUT)` reads."""
+    from heph_vl.data import official as official_patches
+    from heph_vl.data import parquet
+    from heph_vl.data.archive import scan_archive
+
+    with _busy(f"Reading {archive}"):
+        found = scan_archive(archive, annotations, strict=strict)
+    with _progress("Writing") as progress:
+        if official:
+            report = official_patches.export_official(found, out, strict=strict, progress=progress)
+        else:
+            report = parquet.write_parquet(
+                found,
+                out,
+                config=config,
+                scheme=scheme,
+                fold=fold,
+                patch_file=patch_file,
+                strict=strict,
+                num_proc=workers,
+                progress=progress,
+            )
+    _report({"dataset": str(out), **report}, as_json)
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "heph-vl index runs/dataset runs/index --model runs/retriever/tiny/model\n\n"
+    "heph-vl index folder_of_pngs runs/index --model runs/retriever/tiny/model"
+)
+def index(
+    data: Annotated[Path, typer.Argument(help="A dataset, an archive, or a folder of PNGs.")],
+    index: Annotated[Path, typer.Argument(help="Folder of the index; made, or added to.")],
+    model: Annotated[Path, typer.Option(help="Folder of the retriever.")],
+    split: Annotated[str | None, typer.Option(help="Only this split of a dataset.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Images at once.")] = 8,
+    strict: Strict = False,
+    as_json: Json = False,
+) -> None:
+    """Embed interferograms and store them for search.
+
+    An image that is in the index already is replaced.
+    """
+    from heph_vl.search import build_index
+
+    with _progress("Embedding") as progress:
+        report = build_index(
+            data,
+            index,
+            model,
+            split=split,
+            batch_size=batch_size,
+            strict=strict,
+            progress=progress,
+        )
+    _report({"index": str(index), **report}, as_json)
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    'heph-vl search runs/index "sill-type deformation of high intensity on the left" -k 10\n\n'
+    'heph-vl search runs/index "turbulent mixing" --where "frame_id = \'124D_05291_081406\' AND '
+    "primary_date > '2018'\"\n\n"
+    "heph-vl search runs/index --image 20180101_20180113.geo.diff.png --sheet out.png"
+)
+def search(
+    index: Annotated[Path, typer.Argument(help="Folder of the index.")],
+    text: Annotated[str | None, typer.Argument(help="What to look for, in words.")] = None,
+    k: Annotated[int, typer.Option("-k", help="How many results.")] = 10,
+    where: Annotated[
+        str | None, typer.Option(help='Filter on columns, e.g. "low_coherence = FALSE".')
+    ] = None,
+    image: Annotated[Path | None, typer.Option(help="Look for images like this one.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Write a picture of the results.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Folder of the retriever, if it has moved.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Find interferograms by text, or by another interferogram."""
+    from heph_vl import search as searching
+
+    if (text is None) == (image is None):
+        raise typer.BadParameter("give either a text or --image")
+    with _busy("Searching"):
+        found = searching.search(index, text=text, image=image, k=k, where=where, model=model)
+    if found.read_as and found.read_as != text:
+        _say(f"read as: {found.read_as}")
+    if found.not_understood:
+        _say(f"not understood: {', '.join(found.not_understood)}")
+    if sheet is not None:
+        from heph_vl.sheet import draw_hits
+
+        draw_hits(found.hits, found.thumbnails, sheet, title=text or str(image))
+    if as_json:
+        _print_json([hit.to_json() for hit in found.hits])
+    else:
+        _print_hits(found.hits)
+
+
+@contextmanager
+def _busy(what: str) -> Iterator[None]:
+    """A spinner on stderr while something of unknown length is done."""
+    from rich.console import Console
+
+    with Console(stderr=True).status(what):
+        yield
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr; yields a function of (done, total)."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _report(report: Mapping[str, Any], as_json: bool) -> None:
+    """What was done, as JSON or as lines; problems are listed, each on its line."""
+    if as_json:
+        _print_json(report)
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for name, value in report.items():
+        if name != "problems":
+            console.print(f"[bold]{name}[/]: {value}", markup=True, soft_wrap=True)
+    problems = list(report.get("problems", []))
+    if problems:
+        _say(f"{len(problems)} left out:")
+    for problem in problems:
+        _say(f"  {problem}")
+
+
+def _print_hits(hits: Sequence[Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("rank", "score", "id", "frame", "dates", "labels", "caption")
+    for hit in hits:
+        row = hit.row
+        labels = ", ".join(row["activity_types"] or []) or "-"
+        table.add_row(
+            str(hit.rank),
+            f"{hit.score:.3f}",
+            str(row["image_id"]),
+            row["frame_id"] or "-",
+            f"{row['primary_date'] or '-'} {row['secondary_date'] or ''}".strip(),
+            labels,
+            row["caption"] or "-",
+        )
+    Console().print(table)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, default=str, allow_nan=False))
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _fail(line: str, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    _say(f"error: {line}")
+    return 1
+
+
+if __name__ == "__main__":
+    main()

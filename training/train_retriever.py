@@ -1,0 +1,186 @@
+"""Train the retriever: images and the texts that are true of them close together, others apart.
+
+    python training/train_retriever.py --config configs/retriever/tiny.yaml --data.path DATASET
+
+Reads top to bottom: data, model, training, measure. The loss is in `heph_vl/models/retriever.py`,
+the loop in `heph_vl/loop.py`.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from torch import nn
+from torch.utils.data import DataLoader
+
+from heph_vl.data import captions, parquet
+from heph_vl.data.captions import CaptionFacts, Pattern
+from heph_vl.data.sampling import StepSampler
+from heph_vl.data.transforms import TrainingSet, TransformConfig, collate
+from heph_vl.embed import embed_images
+from heph_vl.errors import HephError
+from heph_vl.loop import EMA, LoopConfig, fit, make_optimizer
+from heph_vl.metrics.fact_queries import build_suites
+from heph_vl.metrics.retrieval import retrieval_metrics
+from heph_vl.models.retriever import Retriever, RetrieverConfig, retriever_loss
+from heph_vl.models.text import load_tokenizer, tokenize, train_tokenizer
+from heph_vl.run import AcceleratorConfig, Run, launch, make_accelerator
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The run folder is `<root>/retriever/<name>`."""
+
+    root: str = "runs"
+    name: str = "base"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which rows, how many at once, and who prepares them."""
+
+    path: str = "runs/dataset"  # written by `heph-vl dataset`
+    batch_size: int = 256  # of all processes together
+    num_workers: int = 1  # that prepare batches, for each process
+    cache_bytes: int = 4 << 30  # for decoded interferograms, for each worker
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW and the average of its weights."""
+
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    ema_decay: float = 0.99
+
+
+@dataclass(frozen=True)
+class Config:
+    """The retriever's recipe."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    transform: TransformConfig = field(default_factory=TransformConfig)
+    model: RetrieverConfig = field(default_factory=RetrieverConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    accelerator: AcceleratorConfig = field(default_factory=AcceleratorConfig)
+
+
+def main(config: Config, resume: bool) -> None:
+    """Train, and leave the averaged model in `model/`.
+
+    Args:
+        config: The recipe's config.
+        resume: Go on from the newest checkpoint, if there is one.
+
+    Raises:
+        HephError: Gradient accumulation, which changes a contrastive loss.
+    """
+    if config.loop.gradient_accumulation != 1:
+        raise HephError(
+            "loop.gradient_accumulation",
+            "a contrastive loss over parts of a batch is another loss",
+            "leave it at 1 and use more processes for a larger batch",
+        )
+    accelerator = make_accelerator(config.accelerator)
+    run = Run.start(
+        accelerator,
+        config,
+        task="retriever",
+        name=config.run.name,
+        seed=config.run.seed,
+        resume=resume,
+        root=config.run.root,
+    )
+    if run.finished:
+        accelerator.print(f"{run.folder} is finished: nothing to do")
+        return
+
+    # Data
+    rows = parquet.load(config.data.path, "train")
+    samples = TrainingSet(
+        rows, config.transform, seed=config.run.seed, cache_bytes=config.data.cache_bytes
+    )
+    sampler = StepSampler(
+        len(samples),
+        config.data.batch_size,
+        seed=config.run.seed,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+    )
+    tokenizer_folder = run.folder / "tokenizer"
+    with accelerator.main_process_first():
+        if not tokenizer_folder.is_dir():
+            train_tokenizer(
+                tokenizer_texts(rows["caption"]), tokenizer_folder, config.model.text.vocab_size
+            )
+    tokenizer = load_tokenizer(tokenizer_folder)
+    tokenize_texts = partial(tokenize, tokenizer, context_length=config.model.text.context_length)
+    loader = DataLoader(
+        samples,
+        batch_sampler=sampler,
+        collate_fn=partial(collate, tokenize=tokenize_texts),
+        num_workers=config.data.num_workers,
+        pin_memory=accelerator.device.type == "cuda",
+    )
+
+    # Model
+    model = Retriever(config.model, tokenizer)
+    optimizer = make_optimizer(model, config.optimizer.lr, config.optimizer.weight_decay)
+    average = EMA(model, config.optimizer.ema_decay, accelerator.device)
+
+    # Training
+    validation = parquet.load(config.data.path, "val")
+
+    def evaluate(model: nn.Module, step: int) -> Mapping[str, float]:
+        return measure(average.model, validation)
+
+    fit(
+        accelerator,
+        model,
+        loader,
+        retriever_loss,
+        optimizer,
+        config=config.loop,
+        run=run,
+        evaluate=evaluate,
+        after_step=average,
+    )
+
+    # Measure
+    run.save_model(average.model.save_pretrained)
+    if run.is_main:
+        run.write_results({"split": "val", **measure(average.model, validation)})
+    accelerator.wait_for_everyone()
+
+
+def measure(model: Retriever, rows: Any) -> dict[str, float]:
+    """Mean average precision of each suite of queries over whole images."""
+    embedded = embed_images(model, rows)
+    scores = {}
+    texts = rows["caption"]
+    for suite in build_suites([texts[i] for i in embedded.positions]):
+        queries = model.embed_texts(suite.texts).float().cpu().numpy()
+        found = retrieval_metrics(queries @ embedded.vectors.T, suite.relevance)
+        scores[f"val_mAP_{suite.name}"] = found["mAP"]
+    return scores
+
+
+def tokenizer_texts(texts: Sequence[str]) -> list[str]:
+    """The captions, and a text for each fact, so that none is unknown to the tokenizer."""
+    scenes = [CaptionFacts(frozenset([atom])) for atom in captions.SCENE_ATOMS]
+    patterns = [
+        CaptionFacts(patterns=(Pattern(kind, intensity, frozenset([region])),))
+        for kind in captions.PATTERN_TYPES
+        for intensity in captions.INTENSITIES
+        for region in captions.REGIONS
+    ]
+    return [*texts, *map(captions.compose, scenes + patterns)]
+
+
+if __name__ == "__main__":
+    sys.exit(launch(main, Config))
