@@ -4,7 +4,6 @@ import json
 import re
 import time
 from collections import Counter
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -443,14 +442,9 @@ def test_mirror_and_crop_commute() -> None:
 # --- the real captions ----------------------------------------------------------------------------
 
 
-@cache
-def read(shared: Path) -> list[Annotation]:
-    return read_annotations(shared / "data" / "hephaestus" / "annotations.tar.gz").annotations
-
-
 @pytest.fixture(scope="module")
 def annotations(shared: Path) -> list[Annotation]:
-    return read(shared)
+    return read_annotations(shared / "data" / "hephaestus" / "annotations.tar.gz").annotations
 
 
 @pytest.mark.real_data
@@ -511,11 +505,8 @@ def test_crops_of_real_records(annotations: list[Annotation]) -> None:
     """A patch around each polygon tells its pattern, in the center; one far off tells none."""
     size = (1300, 1300)  # beyond every polygon; the images themselves are not needed
     uncertain = told = patches = 0
-    for a in annotations:
+    for a in (a for a in annotations if a.has_deformation):
         facts = parse(a.caption)
-        if not a.has_deformation:
-            assert captions.crop(facts, (100, 100, 324, 324), size, a.events).facts.patterns == ()
-            continue
         uncertain += captions.crop(facts, (0, 0, *size), size, a.events).ambiguous > 0
         polygons = [(e, e.polygon) for e in a.events if e.polygon]
         for event, polygon in polygons:
@@ -526,7 +517,6 @@ def test_crops_of_real_records(annotations: list[Annotation]) -> None:
             told += any(
                 p.type == event.type and p.regions == {"center"} for p in patch.facts.patterns
             )
-            assert parse(compose(patch.facts)) == patch.facts
         far = captions.crop(facts, (1200, 1200, 1300, 1300), size, a.events)
         if len(polygons) >= len(facts.patterns):
             assert far.facts.patterns == ()

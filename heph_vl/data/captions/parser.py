@@ -58,9 +58,8 @@ class _Reader:
         self.negation: str | None = None
         self.waiting_places: list[Place] = []
         self.waiting_level: str | None = None
-        self.level_waits = False
-        headed = any(isinstance(item, Mention) for item in items)
-        if headed:
+        # A sentence that mentions nothing goes on about the last: "The effect is also ...".
+        if any(isinstance(item, Mention) for item in items):
             self.group = []
         for index, item in enumerate(items):
             if isinstance(item, Mention):
@@ -76,7 +75,7 @@ class _Reader:
         return [word for place in self.waiting_places for word in place.words]
 
     def _between(self, index: int) -> list[Kind]:
-        """Separators since the last mention, place or level before the item."""
+        """Separators since the last mention before the item."""
         kinds = []
         for item in reversed(self.items[:index]):
             if isinstance(item, Mention):

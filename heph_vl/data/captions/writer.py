@@ -7,7 +7,6 @@ With one, it is drawn from their ways of saying it. Either way `parser.parse` re
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import groupby
 from typing import TypeVar
 
 import numpy as np
@@ -18,6 +17,7 @@ T = TypeVar("T")
 _Block = Callable[[bool], str]  # told whether it opens the caption
 
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six")
+_HYPHENATED = ("mogi", "dyke", "sill", "spheroid")  # "sill-type", but "an earthquake"
 _SIDES = {
     "top-left": ("top-left", "topmost-left", "top left", "upper left"),
     "top": ("top", "central-top", "upper-central", "top-central"),
@@ -235,7 +235,7 @@ def _baseline(facts: CaptionFacts) -> str:
 
 def _patterns(patterns: Sequence[Pattern], voice: _Voice) -> str:
     """Sentences on the patterns: a joint one where they share a place, a group, or one each."""
-    runs = [(pattern, len(list(same))) for pattern, same in _runs(patterns)]
+    runs = _runs(patterns)
     typed = all(pattern.type != "unspecified" for pattern in patterns)
     placed = all(pattern.regions for pattern in patterns)
     if len(runs) > 1 and typed and placed:
@@ -253,27 +253,33 @@ def _patterns(patterns: Sequence[Pattern], voice: _Voice) -> str:
     return " ".join(_own_sentence(pattern, n, voice) for pattern, n in runs)
 
 
-def _runs(patterns: Sequence[Pattern]) -> Sequence[tuple[Pattern, Sequence[Pattern]]]:
-    # "Two deformation patterns" announces a group: patterns of no type are told one by one.
-    longest = len(_NUMBERS) - 1
-    keys = [(p, i if p.type == "unspecified" else i // longest) for i, p in enumerate(patterns)]
-    return [(key[0], [k[0] for k in same]) for key, same in groupby(keys)]
+def _runs(patterns: Sequence[Pattern]) -> list[tuple[Pattern, int]]:
+    """Twins in a row, counted; not those of no type: "two patterns" would announce a group."""
+    runs: list[tuple[Pattern, int]] = []
+    for pattern in patterns:
+        last, count = runs[-1] if runs else (None, 0)
+        if pattern == last and pattern.type != "unspecified" and count < len(_NUMBERS) - 1:
+            runs[-1] = (pattern, count + 1)
+        else:
+            runs.append((pattern, 1))
+    return runs
 
 
 def _own_sentence(pattern: Pattern, count: int, voice: _Voice) -> str:
     place = _place(pattern.regions, voice)
     if pattern.type == "unspecified" and pattern.intensity is not None:
         return f"{pattern.intensity.capitalize()} deformation activity can be detected{place}."
-    name = _name(pattern, count, True, voice)
+    terse = pattern.type in _HYPHENATED and count == 1 and voice.sometimes()
+    name = _name(pattern, count, not terse, voice)
     return _sentence(f"{name} {_verb(voice, True, count > 1)}{place}")
 
 
 def _name(pattern: Pattern, count: int, full: bool, voice: _Voice) -> str:
     """A noun phrase: "a sill-type deformation pattern of low intensity", "two dyke-type"."""
-    kind = "" if pattern.type == "unspecified" else f"{pattern.type}-type"
-    if pattern.type in ("earthquake", "unidentified"):
-        kind = pattern.type
-    number = _NUMBERS[count] if count > 1 else "an" if kind[:1] in "aeiou" and kind else "a"
+    kind = "" if pattern.type == "unspecified" else pattern.type
+    kind += "-type" * (kind in _HYPHENATED)
+    article = "an" if kind.startswith(("a", "e", "i", "o", "u")) else "a"
+    number = _NUMBERS[count] if count > 1 else article
     # Only the first of several is called a pattern: a plural's intensity would hold for all.
     noun = f" deformation pattern{'s' * (count > 1)}" if full else ""
     if pattern.type == "earthquake" and full and count == 1 and voice.sometimes():
