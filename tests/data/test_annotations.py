@@ -301,6 +301,24 @@ def test_record_and_back(item):
     assert ("los_sense" in record) == any(e.los_sense != "unknown" for e in item.events)
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from([*make_record(), "los_sense"]), JSON, min_size=1))
+def test_any_json_value_is_a_record_or_one_line(changes):
+    try:
+        item, _ = parse(make_record(**changes))
+    except HephError as error:
+        assert str(error).startswith("7.json")
+        assert "\n" not in str(error)
+    else:
+        assert parse(item.to_record())[0] == item
+
+
 def dumps(**changes):
     return json.dumps(make_record(**changes)).encode()
 
