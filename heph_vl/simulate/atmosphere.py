@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from heph_vl.simulate.terrain import Grid, uniform
 
@@ -44,6 +45,9 @@ def turbulence_filter(grid: Grid) -> Tensor:
     The two-dimensional power spectrum falls as wavenumber to -8/3 above `CORNER_M` and to -11/3
     below it; the mean is removed.
 
+    Args:
+        grid: Where.
+
     Returns:
         (H, W // 2 + 1) float32, for a real 2-D FFT.
     """
@@ -72,7 +76,10 @@ def turbulence(white_noise: Tensor, response: Tensor) -> Tensor:
     Returns:
         (..., H, W) float32 [rad] of unit variance in expectation.
     """
-    return torch.fft.irfft2(torch.fft.rfft2(white_noise) * response, s=white_noise.shape[-2:])
+    screen: Tensor = torch.fft.irfft2(
+        torch.fft.rfft2(white_noise) * response, s=white_noise.shape[-2:]
+    )
+    return screen
 
 
 def stratified(elevation: Tensor, rad_per_km: float | Tensor) -> Tensor:
@@ -99,14 +106,11 @@ def draw_date(grid: Grid, response: Tensor, generator: torch.Generator) -> DateS
     Returns:
         The state.
     """
-    noise = torch.randn((2, grid.height, grid.width), generator=generator)
-    strength = math.exp(math.log(0.75) + 0.75 * float(torch.randn((), generator=generator)))
-    ky = torch.fft.fftfreq(grid.height)[:, None] * grid.height
-    kx = torch.fft.rfftfreq(grid.width)[None, :] * grid.width
-    broad = torch.exp(-0.5 * (kx**2 + ky**2) / 1.2**2)
-    weight = torch.fft.irfft2(torch.fft.rfft2(noise[1]) * broad, s=noise[1].shape)
-    weight = torch.exp(0.8 * weight / weight.std())
-    field = turbulence(noise[0], response) * (strength * weight / weight.mean())
+    noise = torch.randn((grid.height, grid.width), generator=generator)
+    strength = math.exp(math.log(0.55) + 0.4 * float(torch.randn((), generator=generator)))
+    broad = torch.randn((1, 1, 4, 4), generator=generator)
+    weight = torch.exp(0.4 * functional.interpolate(broad, noise.shape, mode="bicubic")[0, 0])
+    field = turbulence(noise, response) * (strength * weight)
     # N(0, 2.8) holds for a pair: each date has 1 / sqrt(2) of it.
     stratification = (
         STRATIFICATION_RAD_PER_KM / math.sqrt(2) * float(torch.randn((), generator=generator))
@@ -117,6 +121,6 @@ def draw_date(grid: Grid, response: Tensor, generator: torch.Generator) -> DateS
         azimuth = uniform(0.0, 2.0 * math.pi, generator)
         slope = 2.0 * math.pi * fringes / (grid.height * grid.dy)
         ramp = (slope * math.sin(azimuth), slope * math.cos(azimuth))
-    rainy = uniform(0.0, 1.0, generator) < 0.06
-    clarity = uniform(0.02, 0.3, generator) if rainy else uniform(0.85, 1.0, generator)
+    rainy = uniform(0.0, 1.0, generator) < 0.03
+    clarity = uniform(0.05, 0.4, generator) if rainy else uniform(0.85, 1.0, generator)
     return DateState(field, stratification, ramp, clarity)

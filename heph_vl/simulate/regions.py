@@ -13,6 +13,7 @@ from torch.nn import functional
 BLOCKS = 12  # blocks along each side on which strength is measured: 8 km of a 288 px image
 AFFECTED = 0.45  # share of a region's visible blocks that must show the effect
 WIDESPREAD = 0.6  # share of all visible blocks that makes it `everywhere`
+STRIDE = 3
 SEEN = 0.15  # share of a block, and of a region, that must be visible to count
 
 _THIRDS = (slice(0, BLOCKS // 3), slice(BLOCKS // 3, 2 * BLOCKS // 3), slice(2 * BLOCKS // 3, None))
@@ -35,6 +36,8 @@ _CELLS = {
 def block_mean(field: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
     """Mean of a field over the visible pixels of each block.
 
+    Every `STRIDE`-th row and column is enough: the effects named are kilometres wide.
+
     Args:
         field: (H, W) float32.
         visible: (H, W) bool.
@@ -43,14 +46,16 @@ def block_mean(field: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
         mean: (BLOCKS, BLOCKS), 0 where nothing is visible.
         share: (BLOCKS, BLOCKS) share of visible pixels.
     """
-    weight = visible.float()
+    field = field[::STRIDE, ::STRIDE]
+    weight = visible[::STRIDE, ::STRIDE].float()
     pooled = functional.adaptive_avg_pool2d(torch.stack((field * weight, weight))[None], BLOCKS)[0]
     return pooled[0] / pooled[1].clamp_min(1e-6), pooled[1]
 
 
 def block_spread(field: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
     """Standard deviation of a field over the visible pixels of each block, and their share."""
-    centred = field - field[visible].mean() if bool(visible.any()) else field
+    sampled = field[::STRIDE, ::STRIDE][visible[::STRIDE, ::STRIDE]]
+    centred = field - sampled.mean() if len(sampled) else field
     mean, share = block_mean(centred, visible)
     square, _ = block_mean(centred**2, visible)
     return torch.sqrt((square - mean**2).clamp_min(0.0)), share

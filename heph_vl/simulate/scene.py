@@ -9,15 +9,16 @@ from torch import Tensor
 from heph_vl.data.annotations import Annotation, Event
 from heph_vl.data.captions import CaptionFacts, Pattern, compose
 from heph_vl.simulate import regions
-from heph_vl.simulate.atmosphere import plane, stratified
+from heph_vl.simulate.atmosphere import stratified
 from heph_vl.simulate.decorrelation import decorrelate, ground_coherence, smooth_coherent
 from heph_vl.simulate.frame import Frame, date_state
 from heph_vl.simulate.sources import LOW_FROM, intensity_of, outline
 
 VISIBLE_SPREAD_RAD = 0.6  # standard deviation in a block from which an atmospheric effect is seen
-NOISY_COHERENCE = 0.17  # 50 looks: the phase scatters by more than 0.6 rad below
-CLEAR_SHARE = 0.5  # share of an outline that must be coherent for its event to be seen
-NO_INFORMATION = 0.85  # share of the land that is noise when nothing can be read any more
+NOISY_COHERENCE = 0.14  # 50 looks: the phase scatters by more than 0.7 rad below
+CLEAR_SHARE = 0.3  # share of an outline that must be coherent for its event to be seen
+NO_INFORMATION = 0.9  # share of the land below NOTHING_COHERENCE when nothing can be read
+NOTHING_COHERENCE = 0.09
 ORBITAL_FRINGES = 1.5  # fringes of a ramp across the image from which it is seen
 
 
@@ -136,7 +137,8 @@ def _findings(
     land = frame.footprint & ~frame.terrain.water
     clear = land & (true_coherence >= NOISY_COHERENCE)
     noisy = land & ~clear
-    if float(noisy.sum()) >= NO_INFORMATION * float(land.sum()):
+    nothing = land & (true_coherence < NOTHING_COHERENCE)
+    if float(nothing.sum()) >= NO_INFORMATION * float(land.sum()):
         return (), CaptionFacts(frozenset({("noise",), ("no_information",)}))
     scene: set[tuple[str, ...]] = set()
     share_noisy, share_land = regions.block_mean(noisy.float(), land)
@@ -152,8 +154,9 @@ def _findings(
     where = regions.name_regions(spread >= VISIBLE_SPREAD_RAD, share)
     scene |= _atoms("turbulent_mixing", where)
     ramp = (secondary.ramp[0] - primary.ramp[0], secondary.ramp[1] - primary.ramp[1])
-    tilt = plane(frame.grid, ramp)
-    if float(tilt.max() - tilt.min()) >= ORBITAL_FRINGES * 2 * torch.pi:
+    extent = (frame.grid.width * frame.grid.dx, frame.grid.height * frame.grid.dy)
+    tilt = sum(abs(slope) * side for slope, side in zip(ramp, extent, strict=True))
+    if tilt >= ORBITAL_FRINGES * 2 * torch.pi:
         scene.add(("orbital_fringes",))
     events = _events(frame, pair, land, clear)
     if not events:

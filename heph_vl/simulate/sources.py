@@ -125,7 +125,7 @@ def intensity_of(fringe_count: float) -> str | None:
 def _mogi(p: Parameters, east: Tensor, north: Tensor) -> Tensor:
     """Mogi (1958), dV = 1e6 m3."""
     zero = torch.zeros(1, dtype=torch.float64)
-    east, north = torch.broadcast_tensors(east, north)
+    east, north = east + 0 * north, north + 0 * east
     u = MogiSource()(
         east.reshape(1, -1), north.reshape(1, -1), zero, zero, zero + p["depth"], zero + 1e6
     )
@@ -134,7 +134,7 @@ def _mogi(p: Parameters, east: Tensor, north: Tensor) -> Tensor:
 
 def _spheroid(p: Parameters, east: Tensor, north: Tensor) -> Tensor:
     """Point ellipsoidal cavity (Nikkhoo et al. 2017) with one long axis, pressure 10 MPa."""
-    east, north = torch.broadcast_tensors(east, north)
+    east, north = east + 0 * north, north + 0 * east
     one = torch.ones(1, dtype=torch.float64)
     u = PECMSource()(
         east.reshape(1, -1),
@@ -300,53 +300,63 @@ def outline(los: Tensor, visible: Tensor, clear: Tensor, native: tuple[int, int]
     Returns:
         The outline in native pixels, or None when nothing is seen.
     """
-    shape = los.shape
-    magnitude = torch.where(visible, los.abs(), 0.0)
-    peak = float(magnitude.max()) / FRINGE_M
-    level = max(min(OUTLINE_FRINGES, 0.5 * peak), OUTLINE_SHARE * peak)
+    peak = float(torch.where(visible, los.abs(), 0.0).max()) / FRINGE_M
     if peak < LOW_FROM:
         return None
-    small = functional.interpolate(magnitude[None, None], size=native, mode="area")[0, 0] / FRINGE_M
-    land = functional.interpolate(visible[None, None].float(), size=native, mode="area")[0, 0] > 0.5
-    blob = functional.max_pool2d((small >= level)[None, None].float(), 7, 1, 3)
-    blob = -functional.max_pool2d(-blob, 7, 1, 3)
-    pieces, count = ndimage.label(((blob[0, 0] > 0) & land).numpy(), structure=np.ones((3, 3)))
+    level = max(min(OUTLINE_FRINGES, 0.5 * peak), OUTLINE_SHARE * peak) * FRINGE_M
+    # One sample a native pixel is enough: no source has detail below its depth.
+    rows, columns = (
+        ((torch.arange(short) + 0.5) * (long / short)).long()
+        for short, long in zip(native, los.shape, strict=True)
+    )
+    land = visible[rows][:, columns].numpy()
+    blob = _close((los[rows][:, columns].abs() >= level).numpy() & land) & land
+    pieces, count = ndimage.label(blob, structure=np.ones((3, 3)))
     if count == 0:
         return None
     piece: NDArray[np.bool_] = pieces == 1 + int(np.argmax(np.bincount(pieces.ravel())[1:]))
-    polygon = _trace(ndimage.binary_fill_holes(piece))
+    extent = ndimage.find_objects(piece.astype(np.int32))[0]
+    polygon = _trace(piece[extent], (extent[1].start, extent[0].start), native)
     if polygon is None:
         return None
-    inside = functional.interpolate(
-        torch.from_numpy(piece)[None, None].float(), size=shape, mode="nearest"
-    )[0, 0].bool()
-    inside &= visible
+    # Count on the full grid, inside the piece's window only.
+    index = [(torch.arange(n) * (m / n)).long() for n, m in zip(los.shape, native, strict=True)]
+    box = [(i >= side.start) & (i < side.stop) for i, side in zip(index, extent, strict=True)]
+    window = tuple(slice(int(b.nonzero()[0]), int(b.nonzero()[-1]) + 1) for b in box)
+    inside = torch.from_numpy(piece)[index[0][window[0]]][:, index[1][window[1]]] & visible[window]
     if not bool(inside.any()):
         return None
-    values = los[inside]
-    strongest = values[values.abs().argmax()]
+    values = los[window][inside]
     return Outline(
         polygon,
         float(values.max() - values.min()) / FRINGE_M,
-        bool(strongest > 0),
-        float(clear[inside].float().mean()),
+        bool(values[values.abs().argmax()] > 0),
+        float(clear[window][inside].float().mean()),
     )
 
 
-def _trace(piece: NDArray[np.bool_]) -> tuple[tuple[float, float], ...] | None:
-    """Corners of the outline of a connected mask, slightly smoothed and simplified."""
-    soft = ndimage.gaussian_filter(np.pad(piece, 1).astype(np.float32), 0.7)
-    rings = contourpy.contour_generator(z=soft).lines(0.5)
+def _close(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Morphological closing by a 7 x 7 square: gaps of up to six pixels are filled."""
+    grown = torch.from_numpy(np.pad(mask, 6))[None, None].float()
+    for sign in (1.0, -1.0):
+        for kernel in ((7, 1), (1, 7)):
+            grown = sign * functional.max_pool2d(sign * grown, kernel, 1)
+    return (grown[0, 0] > 0).numpy()
+
+
+def _trace(
+    piece: NDArray[np.bool_], offset: tuple[int, int], native: tuple[int, int]
+) -> tuple[tuple[float, float], ...] | None:
+    """Corners of the outline of a connected mask that starts at `offset`, slightly smoothed."""
+    filled = ndimage.binary_fill_holes(np.pad(piece, 2))
+    rings = contourpy.contour_generator(z=ndimage.gaussian_filter(filled * 1.0, 0.7)).lines(0.5)
     areas = [shapely.Polygon(ring) for ring in rings if len(ring) >= 4]
     if not areas:
         return None
     largest = max(areas, key=lambda area: area.area).simplify(0.4)
     if largest.geom_type != "Polygon" or largest.area < 12:  # under 12 px nothing can be read
         return None
-    height, width = piece.shape
-    # Padding moved index i to i + 1; the centre of pixel i lies at i + 0.5.
-    xy = np.asarray(largest.exterior.coords)[:-1] - 0.5
-    return tuple(
-        (round(float(min(max(x, 0), width)), 1), round(float(min(max(y, 0), height)), 1))
-        for x, y in xy
-    )
+    # Padding moved index i to i + 2; the centre of pixel i lies at i + 0.5.
+    xy = np.asarray(largest.exterior.coords)[:-1] - 1.5 + np.asarray(offset)
+    xy = np.clip(xy, 0.0, (native[1], native[0]))
+    return tuple((round(float(x), 1), round(float(y), 1)) for x, y in xy)

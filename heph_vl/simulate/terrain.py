@@ -91,7 +91,7 @@ def uniform(low: float, high: float, generator: torch.Generator) -> float:
 
 
 def fractal(
-    grid: Grid, generator: torch.Generator, exponent: float = 3.2, longest_m: float = 40_000.0
+    grid: Grid, generator: torch.Generator, exponent: float = 3.6, longest_m: float = 40_000.0
 ) -> Tensor:
     """A random relief with a power-law spectrum.
 
@@ -108,7 +108,7 @@ def fractal(
     ky = torch.fft.fftfreq(grid.height, grid.dy)[:, None]
     kx = torch.fft.rfftfreq(grid.width, grid.dx)[None, :]
     k = torch.sqrt(kx**2 + ky**2).clamp_min(1.0 / longest_m)
-    field = torch.fft.irfft2(torch.fft.rfft2(noise) * k ** (-exponent / 2), s=noise.shape)
+    field: Tensor = torch.fft.irfft2(torch.fft.rfft2(noise) * k ** (-exponent / 2), s=noise.shape)
     field = field - field.mean()
     return field / field.std()
 
@@ -126,12 +126,12 @@ def draw_terrain(
             none.
 
     Returns:
-        The terrain. At least a tenth of it is land.
+        The terrain. At least a fifth of it is land.
     """
     if kind is None:
         kind = KINDS[int(torch.multinomial(torch.tensor([0.5, 0.2, 0.3]), 1, generator=generator))]
     if humidity is None:
-        humidity = uniform(0.0, 1.0, generator)
+        humidity = uniform(0.0, 1.0, generator) ** 1.7  # dry frames are the commoner ones
     relief = fractal(grid, generator)
     height = _base(grid, generator, kind, relief)
     cones, volcanoes = _cones(grid, generator, kind, relief)
@@ -141,9 +141,8 @@ def draw_terrain(
         + cones * (1.0 + 0.06 * relief)
         + (20.0 + 0.02 * cones) * fractal(grid, generator, exponent=2.8, longest_m=6_000.0)
     )
-    missing = 0.1 - float((height > 0).float().mean())
-    if missing > 0:
-        height = height - torch.quantile(height[::7, ::7].flatten(), 0.85)
+    if float((height > 0).float().mean()) < 0.2:
+        height = height - torch.quantile(height[::7, ::7].flatten(), 0.75)
     water = height <= 0
     elevation = height.clamp_min(0.0)
     vegetation = _vegetation(grid, generator, elevation, water, volcanoes, humidity)
@@ -158,7 +157,7 @@ def draw_terrain(
 def _base(grid: Grid, generator: torch.Generator, kind: str, relief: Tensor) -> Tensor:
     if kind == "range":
         plain = uniform(300.0, 1_500.0, generator)
-        return plain + uniform(100.0, 450.0, generator) * relief + 0.3 * plain
+        return plain + uniform(100.0, 400.0, generator) * relief + 0.3 * plain
     if kind == "coast":
         east, north = grid.east_north()
         azimuth = uniform(0.0, 2 * math.pi, generator)
@@ -176,6 +175,7 @@ def _cones(
     east, north = grid.east_north()
     extent = min(grid.height * grid.dy, grid.width * grid.dx)
     count = 2 + int(torch.randint(0, 4, (), generator=generator))
+    ragged = fractal(grid, generator, exponent=2.8, longest_m=8_000.0)
     total = torch.zeros((grid.height, grid.width))
     volcanoes = []
     for index in range(count):
@@ -190,10 +190,11 @@ def _cones(
         v = (north - n0) * math.cos(turn) - (east - e0) * math.sin(turn)
         r = torch.sqrt((u * stretch) ** 2 + (v / stretch) ** 2) / radius
         # Bending the radius by the relief gives capes and bays instead of ellipses.
-        r = (r * (1.0 + 0.10 * relief)).clamp_min(0.0)
+        r = (r + (0.16 * relief + 0.05 * ragged) * r.clamp_max(1.0)).clamp_min(0.0)
         flank = (1.0 - r).clamp_min(0.0)
         profile = flank**1.1 if shield else flank**2.0
-        crater = uniform(1.2e3, 4.0e3, generator) / radius if shield else 600.0 / radius
+        crater = uniform(1.2e3, 4.0e3, generator) if shield else 600.0
+        crater = min(crater / radius, 0.3)
         floor = float((1.0 - crater) ** (1.1 if shield else 2.0)) - (0.18 if shield else 0.05)
         wall = torch.sigmoid((r - crater) / (0.12 * crater))
         total = torch.maximum(total, top * (wall * profile + (1.0 - wall) * max(floor, 0.05)))
@@ -268,7 +269,7 @@ def _stairs(
     generator: torch.Generator,
 ) -> Tensor:
     """Inside of four edges with steps; lengths in m, `scale` shrinks the steps."""
-    inside = torch.ones(torch.broadcast_shapes(along.shape, across.shape), dtype=torch.bool)
+    inside = torch.ones_like(along + across, dtype=torch.bool)
     seam = uniform(-0.8, 0.8, generator) * half_across
     sub_swath = (across > seam).long() + (across > seam + 80e3).long()
     for side in (1.0, -1.0):
