@@ -58,8 +58,11 @@ def index_row(example: Mapping[str, Any]) -> dict[str, Any]:
         if kind == "list" and row[name] is not None:
             row[name] = [str(member) for member in row[name] if member is not None]
     image = row["image"]
+    pair = f"{row['primary_date']}_{row['secondary_date']}".replace("-", "")
+    if row["image_id"] is None:  # a patch has a name, an unlabeled image only place and dates
+        fallback = f"{row['frame_id']}_{pair}" if row["unique_id"] is None else row["unique_id"]
+        row["image_id"] = str(example.get("patch") or fallback)
     if not isinstance(image, str):
-        pair = f"{row['primary_date']}_{row['secondary_date']}".replace("-", "")
         row["image"] = f"{row['frame_id']}/interferograms/{pair}/{pair}.geo.diff.png"
     row["thumbnail"] = None if image is None or isinstance(image, str) else thumbnail(image)
     return row

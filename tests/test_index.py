@@ -262,6 +262,10 @@ def test_an_example_becomes_columns_and_a_small_picture() -> None:
     assert row["image"] == (
         "000A_00000_000000/interferograms/20150101_20150113/20150101_20150113.geo.diff.png"
     )
+    assert row["image_id"] == "0"
+    assert index_row({**example, "patch": "0_3"})["image_id"] == "0_3"
+    nameless = {**example, "unique_id": None}
+    assert index_row(nameless)["image_id"] == "000A_00000_000000_20150101_20150113"
     small = Image.open(BytesIO(row["thumbnail"]))
     assert small.size == (192, 137)
     assert small.convert("RGB").getpixel((90, 60)) == (166, 0, 38)

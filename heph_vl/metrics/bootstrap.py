@@ -6,14 +6,18 @@ query belongs to group g with weight w_qg, the share of its images that lie in g
 A resample draws as many groups as there are, with replacement; drawn M_g times, the group counts
 M_g times:
 
-    mean* = sum_q m_q W_q / sum_q W_q,    W_q = sum_g M_g w_qg
+    mean* = sum_q m_q W_q / sum_q W_q,    W_q = P_q sum_g M_g w_qg
 
-With all M_g = 1 this is the plain mean. The median is weighted in the same way. Differences use the
-same draws for both sides. Fewer than ``MIN_GROUPS`` groups give no interval: values by group then
-say more than a resample of so few would.
+With all M_g = P_q = 1 this is the plain mean. P_q is 1 for a query of one group, whose chance
+drawing the group covers. A query of several groups has one value in all of them, whose chance no
+draw of groups would show: such queries are drawn too (P_q times; the pigeonhole bootstrap, Owen
+2007). Without that, embeddings of pure noise would often differ "significantly" from chance.
+
+Differences use the same draws for both sides. Fewer than ``MIN_GROUPS`` groups, or queries, give no
+interval: values by group then say more than a resample of so few.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
+Statistic = Callable[[Floats], Floats]  # how often each unit counts (B, U) -> values (B,)
 
 MIN_GROUPS = 8
 LEVEL = 0.95
@@ -30,65 +35,73 @@ LEVEL = 0.95
 class Clusters:
     """Which groups the queries belong to, and the draws that all of their metrics share.
 
+    What is drawn are U units: the groups, or the queries where some lie in several groups.
+
     Args:
         names: The G groups that have weight.
-        weights: (Q, G) float64, rows sum to 1, or to 0 for a query without images.
-        draws: (B, G), how often each draw takes each group; None with too few groups.
+        members: (Q, U) float64, how much of each query lies in each unit.
+        by_group: (G, U), how often each unit counts for a group's own value.
+        draws: (B, U), how often each draw counts each unit; None with too few groups.
     """
 
     names: tuple[str, ...]
-    weights: Floats
+    members: Floats
+    by_group: Floats
     draws: Floats | None
 
-    def estimate(self, values: Floats, *, median: bool = False) -> dict[str, Any]:
-        """A statistic with its interval and its value in each group.
+    def mean(self, values: Floats) -> Statistic:
+        """The mean over the queries, as a function of how often each unit counts.
 
         Args:
             values: (Q,), NaN where a query is left out.
-            median: Whether to take the median, not the mean.
+
+        Returns:
+            Draws (B, U) -> means (B,), NaN for a draw without queries.
+        """
+        kept = ~np.isnan(values)
+        sums = self.members[kept].T @ values[kept]
+        counts = self.members[kept].sum(axis=0)
+
+        def statistic(draws: Floats) -> Floats:
+            totals = draws @ counts
+            means: Floats = draws @ sums / np.where(totals > 0, totals, np.nan)
+            return means
+
+        return statistic
+
+    def estimate(self, statistic: Statistic) -> dict[str, Any]:
+        """A statistic with its interval and its value in each group.
+
+        Args:
+            statistic: Of ``mean``, or another function of draws.
 
         Returns:
             ``value``, ``interval`` ([low, high] at 95 %, or None) and ``per_group``.
         """
-        every = np.ones((1, len(self.names)))
-        by_group = self._statistic(values, np.eye(len(self.names)), median)
+        by_group = statistic(self.by_group).tolist()
         return {
-            "value": float(self._statistic(values, every, median)[0]),
-            "interval": None
-            if self.draws is None
-            else _interval(self._statistic(values, self.draws, median)),
-            "per_group": dict(zip(self.names, by_group.tolist(), strict=True)),
+            "value": self._value(statistic),
+            "interval": None if self.draws is None else _interval(statistic(self.draws)),
+            "per_group": dict(zip(self.names, by_group, strict=True)),
         }
 
-    def difference(
-        self, values: Floats, baseline: Floats, *, median: bool = False
-    ) -> dict[str, Any]:
-        """Statistic of ``values`` less that of ``baseline``, both under the same draws.
+    def difference(self, statistic: Statistic, baseline: Statistic) -> dict[str, Any]:
+        """A statistic less that of a baseline, both under the same draws.
 
         Args:
-            values: (Q,), NaN where a query is left out.
-            baseline: (Q,) of the same queries.
-            median: Whether to take the median, not the mean.
+            statistic: Of the system.
+            baseline: Of what it is compared with, over the same queries.
 
         Returns:
             ``value`` and ``interval`` ([low, high] at 95 %, or None).
         """
-        every = np.ones((1, len(self.names)))
-        sides = [self._statistic(side, every, median)[0] for side in (values, baseline)]
         interval = None
         if self.draws is not None:
-            drawn = [self._statistic(side, self.draws, median) for side in (values, baseline)]
-            interval = _interval(drawn[0] - drawn[1])
-        return {"value": float(sides[0] - sides[1]), "interval": interval}
+            interval = _interval(statistic(self.draws) - baseline(self.draws))
+        return {"value": self._value(statistic) - self._value(baseline), "interval": interval}
 
-    def _statistic(self, values: Floats, draws: Floats, median: bool) -> Floats:
-        """(B,), NaN for a draw without queries."""
-        kept = ~np.isnan(values)
-        values, weights = values[kept], draws @ self.weights[kept].T
-        totals = weights.sum(axis=1)
-        with np.errstate(invalid="ignore"):
-            means: Floats = weights @ values / np.where(totals > 0, totals, np.nan)
-        return _weighted_median(values, weights, totals) if median else means
+    def _value(self, statistic: Statistic) -> float:
+        return float(statistic(np.ones((1, self.members.shape[1])))[0])
 
 
 def clusters(
@@ -103,18 +116,25 @@ def clusters(
         num_draws: Number of resamples B.
 
     Returns:
-        The clusters, without draws if fewer than ``MIN_GROUPS`` groups have weight.
+        The clusters, without draws if fewer than ``MIN_GROUPS`` groups or queries have weight.
     """
     array = np.asarray(weights, dtype=np.float64)
     totals = array.sum(axis=1, keepdims=True)
     array = np.divide(array, totals, out=np.zeros_like(array), where=totals > 0)
     present = np.flatnonzero(array.sum(axis=0) > 0)
+    array = array[:, present]
     draws = None
-    if len(present) >= MIN_GROUPS:
-        equal = np.full(len(present), 1 / len(present))
+    if min(len(present), int((totals > 0).sum())) >= MIN_GROUPS:
         rng = np.random.default_rng(seed)
-        draws = rng.multinomial(len(present), equal, size=num_draws).astype(np.float64)
-    return Clusters(tuple(names[i] for i in present.tolist()), array[:, present], draws)
+        draws = _draw(rng, len(present), num_draws)
+    members, by_group = array, np.eye(len(present))
+    crossing = np.flatnonzero((array > 0).sum(axis=1) > 1)
+    if len(crossing):
+        members, by_group = np.eye(len(array)), array.T
+        if draws is not None:
+            draws = draws @ array.T
+            draws[:, crossing] *= _draw(rng, len(crossing), num_draws)
+    return Clusters(tuple(names[i] for i in present.tolist()), members, by_group, draws)
 
 
 def group_weights(
@@ -134,20 +154,14 @@ def group_weights(
     return (membership.astype(np.float32) @ one_hot).astype(np.float64), names.tolist()
 
 
-def _interval(drawn: Floats) -> list[float]:
+def _draw(rng: np.random.Generator, num_units: int, num_draws: int) -> Floats:
+    """How often each of the units is drawn when as many are drawn with replacement: (B, U)."""
+    equal = np.full(num_units, 1 / num_units)
+    return rng.multinomial(num_units, equal, size=num_draws).astype(np.float64)
+
+
+def _interval(drawn: Floats) -> list[float] | None:
+    if np.isnan(drawn).all():
+        return None
     tail = (1 - LEVEL) / 2
     return [float(edge) for edge in np.nanquantile(drawn, [tail, 1 - tail])]
-
-
-def _weighted_median(values: Floats, weights: Floats, totals: Floats) -> Floats:
-    """(B,): the middle of the values under weights (B, Q); the mean of two middle ones."""
-    if not len(values):
-        return np.full(len(weights), np.nan)
-    order = np.argsort(values)
-    reached = np.cumsum(weights[:, order], axis=1)
-    half = totals[:, None] / 2
-    slack = 1e-9 * np.maximum(totals[:, None], 1)  # weights are shares: sums round
-    lower = np.argmax(reached >= half - slack, axis=1)
-    upper = np.argmax(reached > half + slack, axis=1)
-    middle: Floats = (values[order][lower] + values[order][upper]) / 2
-    return np.where(totals > 0, middle, np.nan)

@@ -1,7 +1,8 @@
 """Text queries of the retrieval benchmark, and which images answer them, by facts.
 
-`captions` asks with every distinct caption; the images of the same facts answer it. The suites ask
-with composed texts about one thing each; the images whose facts entail the text answer them:
+`captions` asks with every distinct caption; the images of the same facts answer it;
+`deformation_captions` are those that tell a deformation. The suites ask with composed texts about
+one thing each; the images whose facts entail the text answer them:
 
     atoms            one scene atom, or one pattern type
     type_intensity   one pattern of a type and an intensity
@@ -122,16 +123,16 @@ def build_suites(captions: Sequence[str]) -> list[Suite]:
     key_index = {key: i for i, key in enumerate(dict.fromkeys(map(fact_key, facts)))}
     codes = np.array([key_index[fact_key(one)] for one in facts], dtype=np.intp)
     distinct = [facts[i] for i in np.unique(codes, return_index=True)[1]]
-    suites = [_caption_suite(parsed, key_index, codes, distinct)]
+    of_captions = _caption_suite(parsed, key_index, codes, distinct)
+    suites = [of_captions, _deforming(of_captions)]
     for name, asked in _asked(distinct).items():
         entailed = np.array(
             [[caption_facts.entails(image, query) for image in distinct] for query in asked],
             dtype=np.bool_,
         ).reshape(len(asked), len(distinct))
-        if asked:
-            composed = tuple(caption_facts.compose(query) for query in asked)
-            suites.append(Suite(name, composed, tuple(asked), entailed[:, codes]))
-    return suites
+        composed = tuple(caption_facts.compose(query) for query in asked)
+        suites.append(Suite(name, composed, tuple(asked), entailed[:, codes]))
+    return [suite for suite in suites if suite.texts]
 
 
 def _caption_suite(
@@ -150,6 +151,17 @@ def _caption_suite(
         asked[:, None] == codes,
         similarity[:, codes],
         tuple(text for text in parsed if text not in queries),
+    )
+
+
+def _deforming(suite: Suite) -> Suite:
+    rows = [i for i, facts in enumerate(suite.facts) if facts.patterns]
+    return Suite(
+        "deformation_captions",
+        tuple(suite.texts[i] for i in rows),
+        tuple(suite.facts[i] for i in rows),
+        suite.relevance[rows],
+        None if suite.gains is None else suite.gains[rows],
     )
 
 

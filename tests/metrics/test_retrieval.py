@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from heph_vl.metrics.retrieval import (
     chance_per_query,
+    first_groups,
+    median_rank,
     per_query_metrics,
+    rank_distribution,
     retrieval_metrics,
-    summarise,
 )
 
 KS = (1, 2, 3, 5, 10)
@@ -85,6 +87,60 @@ def test_all_tied_is_chance_and_chance_is_the_mean_over_all_orders(
         assert tied[name][0] == pytest.approx(expected, abs=1e-9), name
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.lists(rankings(), min_size=1, max_size=4), st.data())
+def test_the_median_rank_is_that_over_queries_and_orders(
+    queries: list[tuple[np.ndarray, np.ndarray, np.ndarray]], data: st.DataObject
+) -> None:
+    n = min(len(scores) for scores, _, _ in queries)
+    scores = np.stack([q[0][:n] for q in queries])
+    relevance = np.stack([q[1][:n] for q in queries])
+    weights = np.array([[data.draw(st.integers(1, 3))] for _ in queries], dtype=float)
+    # Every query counts `weight` times, every order of its ties equally (their number divides 6!).
+    pooled: list[float] = []
+    for row, relevant, [weight] in zip(scores, relevance, weights, strict=True):
+        if relevant.any():
+            orders = [
+                order
+                for order in permutations(range(n))
+                if all(row[order[i]] >= row[order[i + 1]] for i in range(n - 1))
+            ]
+            ranks = [next(i for i, o in enumerate(order, 1) if relevant[o]) for order in orders]
+            pooled += ranks * (int(weight) * 720 // len(orders))
+    distribution = rank_distribution(first_groups(scores, relevance), weights)
+    found = median_rank(distribution, np.ones((1, 1)))[0]
+    if pooled:
+        assert found == np.median(pooled)
+    else:
+        assert np.isnan(found)
+
+
+def test_chance_and_a_random_model_have_one_median_rank() -> None:
+    rng = np.random.default_rng(0)
+    relevance = np.zeros((3000, 200), dtype=bool)
+    relevance[:, 0] = True
+    relevance[:1000, :30] = True
+    random = retrieval_metrics(rng.random((3000, 200)), relevance)
+    tied = retrieval_metrics(np.zeros((3000, 200)), relevance)
+    assert random["median_rank"] == pytest.approx(tied["median_rank"], rel=0.08)
+    assert random["mean_rank"] == pytest.approx(tied["mean_rank"], rel=0.05)
+    assert tied["median_rank"] < 0.8 * np.median([*[201 / 31] * 1000, *[201 / 2] * 2000])
+
+
+@pytest.mark.parametrize("at_once", [1, 50, 10_000])
+def test_the_size_of_the_chunks_does_not_matter(
+    monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    rng = np.random.default_rng(1)
+    scores = rng.integers(0, 4, (9, 20)).astype(np.float32)
+    relevance = rng.random((9, 20)) < 0.1
+    gains = np.where(relevance, 1, rng.random((9, 20)))
+    whole = per_query_metrics(scores, relevance, gains)
+    monkeypatch.setattr("heph_vl.metrics.retrieval._AT_ONCE", at_once)
+    for name, values in per_query_metrics(scores, relevance, gains).items():
+        np.testing.assert_allclose(values, whole[name], rtol=1e-12)
+
+
 def test_values_by_hand() -> None:
     scores = np.array([[0.9, 0.8, 0.8, 0.1]])
     relevance = np.array([[False, True, False, True]])
@@ -119,6 +175,7 @@ def test_queries_without_relevant_items_are_left_out_and_counted() -> None:
     assert found == {
         "hit@1": 0.5,
         "recall@1": 0.5,
+        "mean_rank": 2.0,
         "median_rank": 2.0,
         "mAP": pytest.approx((1 + 1 / 3) / 2),
         "nDCG@10": pytest.approx((1 + 0.5) / 2),
@@ -144,7 +201,7 @@ def test_a_larger_score_ranks_first_whatever_the_sign_or_scale() -> None:
     assert (base["rank"] != reverse["rank"]).any()
     perfect = per_query_metrics(relevance.astype(float), relevance)
     assert perfect["AP"] == pytest.approx(1)
-    assert summarise(perfect)["median_rank"] == 1
+    assert retrieval_metrics(relevance.astype(float), relevance)["median_rank"] == 1
 
 
 def test_bad_scores_are_refused() -> None:

@@ -1,0 +1,442 @@
+"""Score a retriever, ours or anyone's, on a split of a dataset, beside its baselines.
+
+    python eval/evaluate.py --data DATASET --split test --model runs/retriever/tiny/model
+    python eval/evaluate.py --data DATASET --split test --write-queries queries.json
+    python eval/evaluate.py --data DATASET --split test --predictions mine.npz
+
+`--write-queries` writes `{"texts": [...], "unique_ids": [...], ...}`: what a third party must
+embed. Its predictions are a .npz of four arrays, rows in any order:
+
+    image_embeddings (N, E) float    unique_ids (N,) int
+    text_embeddings  (Q, E) float    texts      (Q,) str
+
+Scores are cosines, rounded to six decimals; closer ones are ties. Metrics, suites and baselines
+are those of `heph_vl.metrics.benchmark`.
+"""
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+import time
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from heph_vl import __version__
+from heph_vl.errors import HephError
+from heph_vl.files import write_text, writing
+from heph_vl.metrics.benchmark import Settings, query_texts, score_retrieval
+
+Vectors = npt.NDArray[np.float32]
+SHOWN = ("hit@1", "hit@5", "hit@10", "recall@10", "median_rank", "mAP", "nDCG@10")
+_COLUMNS = ("unique_id", "caption", "volcano_group", "source")
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The images of a split, without their pixels."""
+
+    unique_ids: list[int]
+    captions: list[str]
+    groups: list[str]
+    sources: list[str]
+
+    @property
+    def sha256(self) -> str:
+        """Of ids and captions in order of id: equal hashes are equal tasks."""
+        lines = sorted(zip(self.unique_ids, self.captions, strict=True))
+        text = "\n".join(
+            f"{unique_id}\t{' '.join(caption.split())}" for unique_id, caption in lines
+        )
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def take(self, positions: Sequence[int]) -> "Gallery":
+        """The images at these positions."""
+        return Gallery(
+            [self.unique_ids[i] for i in positions],
+            [self.captions[i] for i in positions],
+            [self.groups[i] for i in positions],
+            [self.sources[i] for i in positions],
+        )
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Embeddings of a gallery's readable images and of all query texts."""
+
+    positions: list[int]
+    images: Vectors
+    texts: dict[str, Vectors]
+    about: dict[str, Any]
+    unreadable: list[str]
+
+
+def read_gallery(rows: Any) -> Gallery:
+    """The columns of a dataset split that scoring needs.
+
+    Args:
+        rows: A `datasets.Dataset` of config `interferograms`.
+
+    Returns:
+        Its images, in order.
+
+    Raises:
+        HephError: If the split is empty, has no captions, or repeats an id.
+    """
+    missing = [name for name in _COLUMNS if name not in rows.column_names]
+    if missing:
+        raise HephError(
+            "dataset", f"no column {missing[0]}", "evaluate a dataset of config interferograms"
+        )
+    columns = rows.select_columns(list(_COLUMNS)).to_dict()
+    if not columns["unique_id"]:
+        raise HephError("dataset", "the split has no images", "choose another split or dataset")
+    twice = [key for key, times in Counter(columns["unique_id"]).items() if times > 1]
+    if twice:
+        raise HephError(
+            "dataset", f"unique_id {twice[0]} twice", "evaluate whole interferograms, not patches"
+        )
+    return Gallery(*(columns[name] for name in _COLUMNS))
+
+
+def embed_with_model(
+    folder: Path, rows: Any, gallery: Gallery, batch_size: int, progress: Callable[[int, int], None]
+) -> Embeddings:
+    """Embeddings by a saved retriever.
+
+    Args:
+        folder: Of `Retriever.save_pretrained`.
+        rows: The dataset split.
+        gallery: Its columns.
+        batch_size: Images at once.
+        progress: Called with images done and of all.
+
+    Returns:
+        Embeddings of the images that could be read, and of the queries that they leave.
+    """
+    from heph_vl.embed import embed_images
+    from heph_vl.models.retriever import Retriever
+
+    retriever = Retriever.from_pretrained(folder)
+    embedded = embed_images(retriever, rows, batch_size=batch_size, progress=progress)
+    texts = query_texts(gallery.take(embedded.positions).captions)
+    vectors = retriever.embed_texts(texts).cpu().numpy()
+    return Embeddings(
+        embedded.positions,
+        embedded.vectors,
+        dict(zip(texts, vectors, strict=True)),
+        {"model": str(folder), "model_id": retriever.model_id},
+        [str(problem) for problem in embedded.problems],
+    )
+
+
+def read_predictions(path: Path, gallery: Gallery) -> Embeddings:
+    """Anyone's embeddings, checked and put into the gallery's order.
+
+    Args:
+        path: A .npz as described at the top of this file.
+        gallery: The images that must be there; others are ignored.
+
+    Returns:
+        Embeddings of the whole gallery and of all queries.
+
+    Raises:
+        HephError: If an array is missing, of a wrong shape or type, not finite or repeated, or
+            lacks an image or a query.
+    """
+    arrays = _load_arrays(path)
+    images, ids = arrays["image_embeddings"], arrays["unique_ids"]
+    vectors, texts = arrays["text_embeddings"], arrays["texts"]
+    for name, kinds in (
+        ("image_embeddings", "fiu"),
+        ("text_embeddings", "fiu"),
+        ("unique_ids", "iu"),
+        ("texts", "U"),
+    ):
+        if arrays[name].dtype.kind not in kinds:
+            wanted = {"fiu": "numbers", "iu": "integers", "U": "str"}[kinds]
+            raise HephError(f"{path}: {name}", f"dtype {arrays[name].dtype}", f"give {wanted}")
+    for (name, matrix), (keys_name, keys) in (
+        (("image_embeddings", images), ("unique_ids", ids)),
+        (("text_embeddings", vectors), ("texts", texts)),
+    ):
+        if matrix.ndim != 2 or keys.ndim != 1 or len(matrix) != len(keys):
+            what = f"shape {matrix.shape} beside {keys_name} {keys.shape}"
+            raise HephError(f"{path}: {name}", what, "give one row for each")
+        if not np.isfinite(matrix).all():
+            row = int(np.flatnonzero(~np.isfinite(matrix).all(axis=1))[0])
+            raise HephError(f"{path}: {name}", f"row {row} is not finite", "embed it again")
+    if images.shape[1] != vectors.shape[1]:
+        what = f"length {images.shape[1]}, text_embeddings {vectors.shape[1]}"
+        raise HephError(f"{path}: image_embeddings", what, "give both in one space")
+    position = _positions(path, "unique_ids", ids.tolist(), gallery.unique_ids, "image")
+    spaced = [" ".join(text.split()) for text in texts.tolist()]
+    wanted_texts = query_texts(gallery.captions)
+    text_position = _positions(path, "texts", spaced, wanted_texts, "query")
+    return Embeddings(
+        list(range(len(gallery.unique_ids))),
+        images[position].astype(np.float32),
+        dict(zip(wanted_texts, vectors[text_position].astype(np.float32), strict=True)),
+        {
+            "predictions": str(path),
+            "predictions_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "ignored_images": len(ids) - len(position),
+            "ignored_texts": len(spaced) - len(text_position),
+        },
+        [],
+    )
+
+
+def evaluate(
+    gallery: Gallery, embeddings: Embeddings, settings: Settings, split: str
+) -> dict[str, Any]:
+    """Everything that `results.json` holds.
+
+    Args:
+        gallery: The whole split.
+        embeddings: Of its readable images and all queries.
+        settings: Seeds and numbers of draws.
+        split: Name of the split.
+
+    Returns:
+        JSON-ready values; what does not exist (no query in a group) is None.
+    """
+    readable = gallery.take(embeddings.positions)
+    started = time.perf_counter()
+    suites = score_retrieval(
+        embeddings.images, embeddings.texts, readable.captions, readable.groups, settings
+    )
+    results: dict[str, Any] = _json_ready(
+        {
+            "task": "retrieval",
+            **embeddings.about,
+            "split": {
+                "name": split,
+                "sha256": gallery.sha256,
+                "images": len(gallery.unique_ids),
+                "groups": len(set(gallery.groups)),
+                "sources": dict(Counter(gallery.sources)),
+                "unreadable": embeddings.unreadable,
+            },
+            "suites": suites,
+            "settings": asdict(settings),
+            "created": datetime.now(UTC).isoformat("T", "seconds"),
+            "heph_vl": __version__,
+            "commit": _commit(),
+            "scoring_seconds": round(time.perf_counter() - started, 2),
+        }
+    )
+    return results
+
+
+def tables(results: dict[str, Any]) -> list[Any]:
+    """One rich table for each suite.
+
+    Args:
+        results: Of `evaluate`.
+
+    Returns:
+        Tables: metrics down, the model and its baselines across.
+    """
+    from rich.table import Table
+
+    found = []
+    for name, suite in results["suites"].items():
+        title = f"{name}: {suite['num_queries']} queries, {suite['num_candidates']} candidates"
+        table = Table(title=title, title_justify="left", title_style="bold")
+        for heading in (
+            "",
+            "model",
+            "95 %",
+            "chance",
+            "shuffled",
+            "true facts",
+            "- shuffled",
+            "95 %",
+        ):
+            table.add_column(heading, justify="left" if not heading else "right")
+        for metric in SHOWN:
+            if metric in suite["metrics"]:
+                table.add_row(metric, *_cells(metric, suite["metrics"][metric]))
+        if suite["num_groups"] < 8:
+            table.caption = f"{suite['num_groups']} volcano groups: too few for intervals"
+        found.append(table)
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; an error is one line on stderr and exit code 1."""
+    options = _parser().parse_args(arguments)
+    try:
+        _run(options)
+    except HephError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from heph_vl.data.hephaestus import load
+
+    rows = load(options.data, options.split)
+    gallery = read_gallery(rows)
+    if options.write_queries is not None:
+        queries = {
+            "split": options.split,
+            "sha256": gallery.sha256,
+            "texts": query_texts(gallery.captions),
+            "unique_ids": gallery.unique_ids,
+        }
+        with writing(options.write_queries):
+            write_text(options.write_queries, json.dumps(queries, indent=1) + "\n")
+        return
+    if options.model is not None:
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("Embedding images", total=len(rows))
+            embeddings = embed_with_model(
+                options.model,
+                rows,
+                gallery,
+                options.batch_size,
+                lambda done, total: bar.update(task, completed=done, total=total),
+            )
+        out = options.out or options.model.parent / "results.json"
+    else:
+        embeddings = read_predictions(options.predictions, gallery)
+        out = options.out or options.predictions.with_suffix(".results.json")
+    settings = Settings(options.seed, options.shuffles, options.draws)
+    results = evaluate(gallery, embeddings, settings, options.split)
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(out, json.dumps(results, indent=1, allow_nan=False) + "\n")
+    if options.as_json:
+        print(json.dumps(results, allow_nan=False))
+        return
+    console = Console()
+    for table in tables(results):
+        console.print(table)
+    if embeddings.unreadable:
+        first = embeddings.unreadable[0]
+        console.print(f"{len(embeddings.unreadable)} images left out, the first: {first}")
+    console.print(f"written to {out}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder of `heph-vl dataset`")
+    parser.add_argument("--split", default="test", help="train, val or test (default: test)")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--model", type=Path, help="folder of a saved retriever")
+    what.add_argument("--predictions", type=Path, help="anyone's embeddings, .npz")
+    what.add_argument("--write-queries", type=Path, help="write what must be embedded, and stop")
+    parser.add_argument(
+        "--out", type=Path, help="default: results.json beside model or predictions"
+    )
+    parser.add_argument("--json", action="store_true", dest="as_json", help="print results as JSON")
+    parser.add_argument("--batch-size", type=_positive, default=8, help="images at once")
+    parser.add_argument("--seed", type=int, default=0, help="of shuffles and draws")
+    parser.add_argument("--shuffles", type=_positive, default=5, help="permutations of the images")
+    parser.add_argument("--draws", type=_positive, default=2000, help="resamples of the groups")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value
+
+
+def _load_arrays(path: Path) -> dict[str, Any]:
+    names = ("image_embeddings", "unique_ids", "text_embeddings", "texts")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if isinstance(file, np.ndarray):
+                raise HephError(str(path), "one array, not a .npz", "save it with numpy.savez")
+            missing = [name for name in names if name not in file.files]
+            if missing:
+                raise HephError(
+                    str(path), f"no array {missing[0]}", f"save {', '.join(names)} with numpy.savez"
+                )
+            return {name: file[name] for name in names}
+    except FileNotFoundError as error:
+        raise HephError(str(path), "no such file", "give the .npz of your predictions") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        fix = "save plain arrays with numpy.savez; texts as numpy.array(texts, dtype=str)"
+        raise HephError(str(path), f"unreadable: {error}", fix) from error
+
+
+def _positions(
+    path: Path, name: str, keys: list[Any], wanted: Sequence[Any], what: str
+) -> list[int]:
+    position = {key: i for i, key in enumerate(keys)}
+    if len(position) < len(keys):
+        twice = next(key for key, times in Counter(keys).items() if times > 1)
+        raise HephError(f"{path}: {name}", f"{twice!r} twice", f"give each {what} once")
+    missing = [key for key in wanted if key not in position]
+    if missing:
+        raise HephError(
+            f"{path}: {name}",
+            f"{len(missing)} of {len(wanted)} missing, the first {missing[0]!r}",
+            "embed all that --write-queries lists",
+        )
+    return [position[key] for key in wanted]
+
+
+def _cells(metric: str, compared: dict[str, Any]) -> list[str]:
+    digits = 1 if metric == "median_rank" else 3
+    model, gain = compared["model"], compared["minus_shuffled"]
+    numbers = [compared[name] for name in ("chance", "shuffled", "true_facts")]
+    return [
+        _number(model["value"], digits),
+        _interval(model["interval"], digits),
+        *(_number(number, digits) for number in numbers),
+        _number(gain["value"], digits, signed=True),
+        _interval(gain["interval"], digits, signed=True),
+    ]
+
+
+def _number(value: float | None, digits: int, *, signed: bool = False) -> str:
+    return "-" if value is None else f"{value:{'+' if signed else ''}.{digits}f}"
+
+
+def _interval(interval: list[float] | None, digits: int, *, signed: bool = False) -> str:
+    if interval is None:
+        return "-"
+    return " .. ".join(_number(edge, digits, signed=signed) for edge in interval)
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _json_ready(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _json_ready(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_ready(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
