@@ -53,9 +53,9 @@ FLAGS = (
 _CODES = {name: code for code, name in PROCESSING_CODES.items()}
 _FRAME_ID = re.compile(r"[0-9]{3}[AD]_(?:[0-9]{5}_[0-9]{6}|SM_[A-Z0-9]{1,12}_S[0-9])")
 
-# The caption of this record (unique id 6176) names both its dyke and its sill. Of the 36 other pairs
-# of May and June 2018 with one dyke and one sill, 35 have the sill where its only polygon is (IoU
-# with that polygon up to 0.84) and the dyke west of it: the polygon is the sill's.
+# The caption of this record (unique id 6176) names both its dyke and its sill. Of the 36 other
+# pairs of May and June 2018 with one dyke and one sill, 35 have the sill where its only polygon is
+# (IoU with that polygon up to 0.84) and the dyke west of it: the polygon is the sill's.
 _POLYGON_OWNERS = {("087D_07004_060904", "20180517", "20180529"): (1,)}
 
 
