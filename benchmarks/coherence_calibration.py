@@ -1,7 +1,7 @@
 """Prints the table that turns phase agreement into coherence (`heph_vl.data.phasors`).
 
 Pairs of uniform true coherence with smooth slopes are decorrelated (50 looks), filtered, drawn as
-previews and decoded; each bin of the agreement gets the median of the measured coherence.
+previews and decoded; each bin of the agreement gets the mean of the measured coherence.
 
     python benchmarks/coherence_calibration.py --json
 """
@@ -80,7 +80,7 @@ def main() -> None:
     steady, plain, measured = (np.concatenate([p[i].ravel() for p in parts]) for i in range(3))
     edges = np.array([0.0, *((a + b) / 2 for a, b in pairwise(KNOTS)), 1.01])
     place = np.digitize(steady, edges) - 1
-    table = [round(float(np.median(measured[place == i])), 3) for i in range(len(KNOTS))]
+    table = [round(float(measured[place == i].mean()), 3) for i in range(len(KNOTS))]
     result = {
         "agreement": KNOTS,
         "coherence": np.maximum.accumulate(table).tolist(),

@@ -18,7 +18,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 from PIL import Image
 
-from heph_vl.data.phase import decode_image, look_up, open_png, wrap
+from heph_vl.data.images import look_up, open_png
+from heph_vl.data.phase import decode_image, wrap
 from heph_vl.simulate.render import Rendering, render
 
 

@@ -3,6 +3,7 @@
 import io
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,8 @@ from PIL import Image
 from heph_vl.errors import HephError
 
 MAX_PIXELS = 64_000_000
+# Below these many pixels plain numpy is as fast as building a large table.
+_PAIRS_FROM, _TABLE_FROM = 100_000, 300_000
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _NOT_PNG = "give a LiCSAR preview (.geo.diff.png, .geo.cc.png)"
 
@@ -107,3 +110,62 @@ def read_coherence(source: Path | bytes, shape: tuple[int, int], where: str) -> 
         raise HephError(where, "coloured image: coherence is grey", "give the .geo.cc.png")
     grey = rgba[..., :3].mean(axis=-1, dtype=np.float32)
     return np.where(rgba[..., 3] < 128, 0, grey / np.float32(255)).astype(np.float32)
+
+
+def indexed_colours(
+    image: Image.Image,
+) -> tuple[NDArray[np.uint8], NDArray[np.integer], NDArray[np.integer]]:
+    """A picture as a table of colours and an index into it.
+
+    Args:
+        image: Mode P, RGB or RGBA.
+
+    Returns:
+        (N, 4) colours with alpha, (H, W) index (uint8 and N = 256 for mode P), and (N,) the pixels
+        of each.
+    """
+    if image.mode == "P":
+        # The conversion of a 256 x 1 strip applies palette and transparency in all their forms.
+        strip = Image.frombytes("P", (256, 1), bytes(range(256)))
+        strip.putpalette(image.getpalette() or [])
+        strip.info = dict(image.info)
+        return np.asarray(strip.convert("RGBA"))[0], np.asarray(image), np.array(image.histogram())
+    packed = np.asarray(image.convert("RGBA")).view("<u4")[..., 0]
+    alpha = packed >> 24
+    if packed.size < _TABLE_FROM or (alpha != alpha.flat[0]).any():
+        colours, index, count = np.unique(packed, return_inverse=True, return_counts=True)
+        return _unpacked(colours), index.reshape(packed.shape), count
+    # A table of all 24-bit colours is faster than sorting the pixels.
+    colour = packed & 0xFFFFFF
+    rank = np.zeros(1 << 24, dtype=np.int32)
+    rank[colour] = 1
+    present = np.flatnonzero(rank)
+    rank[present] = np.arange(len(present))
+    count = np.bincount(rank[colour].reshape(-1), minlength=len(present))
+    return _unpacked(present | int(alpha.flat[0]) << 24), rank[colour], count
+
+
+def _unpacked(colours: NDArray[np.integer]) -> NDArray[np.uint8]:
+    return colours.astype("<u4")[:, None].view(np.uint8)
+
+
+def look_up(table: NDArray[Any], index: NDArray[np.integer]) -> NDArray[Any]:
+    """`table[index]`; for uint8 indices two pixels at a time, which is several times as fast.
+
+    Args:
+        table: (N,) values of at most 4 bytes, 256 of them if the index is uint8.
+        index: (H, W) integers.
+
+    Returns:
+        (H, W) values.
+    """
+    values: NDArray[Any]
+    if index.dtype != np.uint8 or index.size % 2 or index.size < _PAIRS_FROM:
+        values = table[index]
+        return values
+    # pairs[second, first] holds the values of two neighbours, numbered as a little-endian uint16.
+    pairs = np.stack(np.broadcast_arrays(table[None, :], table[:, None]), axis=-1)
+    wide = pairs.view(f"V{2 * table.itemsize}").reshape(1 << 16)
+    found = wide.take(np.ascontiguousarray(index).reshape(-1).view("<u2"), mode="clip")
+    values = found.view(table.dtype).reshape(index.shape)
+    return values

@@ -30,8 +30,8 @@ _RDYLBU_R = np.array(
     ],
     dtype=np.float64,
 )
-# LiCSAR's table joins 20 equally spaced colours of RdYlBu by straight lines over [-3.15, 3.15],
-# which is why its zero (250, 248, 191) is a little off Brewer's (255, 255, 191).
+# LiCSAR's table (misc/pha.cpt of licsar_proc) joins 20 of matplotlib's 256 steps of it by straight
+# lines over [-3.15, 3.15], which is why its zero, (250, 248, 191), is a little off Brewer's.
 _NODES = 20
 _LIMIT = 3.15
 NEW_STEP_RAD = 0.025
@@ -51,10 +51,10 @@ def new_table() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         (252,) phase [rad] at the middle of each step of 0.025 rad in (-3.15, 3.15), and
         (252, 3) colours in 0..255, not rounded.
     """
-    at = np.linspace(0, 10, _NODES)
-    nodes = np.stack([np.floor(np.interp(at, np.arange(11), c)) for c in _RDYLBU_R.T], axis=1)
+    picked = np.minimum(np.arange(_NODES) * 256 // (_NODES - 1), 255) / 25.5
+    nodes = np.stack([np.floor(np.interp(picked, np.arange(11), c)) for c in _RDYLBU_R.T], axis=1)
     steps = round(2 * _LIMIT / NEW_STEP_RAD)
-    phase: NDArray[np.float64] = -_LIMIT + NEW_STEP_RAD * (np.arange(steps) + 0.5)
+    phase = np.linspace(-_LIMIT, _LIMIT, steps, endpoint=False) + NEW_STEP_RAD / 2
     at = (phase + _LIMIT) / (2 * _LIMIT) * (_NODES - 1)
     colours = np.stack([np.interp(at, np.arange(_NODES), channel) for channel in nodes.T], axis=1)
     return phase, colours

@@ -6,17 +6,15 @@ phase = -4 pi / wavelength * los_displacement, displacement positive toward the 
 older palette's zero and sense are not documented: no sign may be read from it.
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from heph_vl.data import palettes, unmixing
-from heph_vl.data.images import open_png, read_coherence
+from heph_vl.data.images import indexed_colours, look_up, open_png, read_coherence
 from heph_vl.data.phasors import (
     estimate_coherence,
     phasor,
@@ -43,9 +41,8 @@ __all__ = [
 ]
 
 NATIVE_SPACING_DEG = 1 / 300
+_GREY = "grey image: phase cannot be read from it"
 _COLOUR_FIX = "give the coloured .geo.diff.png or a GeoTIFF in radians (.geo.diff_pha.tif)"
-# Below these many pixels the plain numpy way is as fast as a large table.
-_PAIRS_FROM, _TABLE_FROM = 100_000, 300_000
 # Share of an image's pixels that must have colours which its palette can mix.
 _LEAST_FIT = 0.95
 
@@ -145,7 +142,8 @@ def decode_image(image: Image.Image, *, palette: str = "auto", where: str = "ima
     """Wrapped phase of a coloured interferogram.
 
     A palette PNG is decoded through its own table of at most 256 colours. Transparent pixels are
-    no data; in a picture without transparency white (or black, outside the swath) is.
+    no data; in a picture without transparency white (or black, outside the swath) is. In the old
+    palette pure greys are, too: they hold no phase.
     Posterising turns the light blue at -0.5 rad white as well: white patches that are bordered by
     the neighbouring phases are phase.
 
@@ -162,29 +160,32 @@ def decode_image(image: Image.Image, *, palette: str = "auto", where: str = "ima
     """
     if palette not in ("auto", *palettes.PALETTES):
         raise HephError(where, f"unknown palette {palette!r}", "one of auto, new, old")
-    table, index, count = _indexed(image, where)
+    if image.mode not in ("P", "RGB", "RGBA"):
+        grey = image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;")
+        raise HephError(where, _GREY if grey else f"image of mode {image.mode}", _COLOUR_FIX)
+    table, index, count = indexed_colours(image)
     rgb, visible = table[:, :3], (table[:, 3] >= 128) & (count > 0)
     flat = not (table[count > 0, 3] < 255).any()
     white = visible & (rgb == 255).all(axis=1) & flat
     data = visible & ~white & (rgb > 0).any(axis=1)
     shades, shares = rgb[data], count[data]
     if len(shades) and (shades == shades[:, :1]).all():
-        raise HephError(where, "grey image: phase cannot be read from it", _COLOUR_FIX)
+        raise HephError(where, _GREY, _COLOUR_FIX)
     bits = kept_bits(shades)
     if palette == "auto":
         palette = _recognise(shades, shares, bits, where)
+    if palette == "old":
+        # A pure grey (dark water) has no hue: kept, it would be a false area of constant phase.
+        data &= np.ptp(rgb, axis=1) > 0
     phase, confidence = palettes.decode_old(rgb) if palette == "old" else unmixing.decode(rgb, bits)
-    no_data = ~data
-    if palette == "new" and bits[0] < 8 and white.any():
-        no_data = ~data & ~white
-        white_pixels = look_up(white, index)
-    wrapped_phase, certainty, valid = (
-        look_up(np.where(no_data, 0, phase).astype(np.float32), index),
-        look_up(np.where(no_data, 0, confidence).astype(np.float32), index),
-        look_up(~no_data, index),
-    )
-    if not np.array_equal(no_data, ~data):
-        lost = white_pixels & ~_white_phase(white_pixels, wrapped_phase, certainty)
+    ambiguous = white.any() and palette == "new" and bits[0] < 8
+    kept = data | white if ambiguous else data
+    wrapped_phase = look_up(np.where(kept, phase, 0).astype(np.float32), index)
+    certainty = look_up(np.where(kept, confidence, 0).astype(np.float32), index)
+    valid = look_up(kept, index)
+    if ambiguous:
+        pixels = look_up(white, index)
+        lost = pixels & ~_white_phase(pixels, wrapped_phase, certainty)
         wrapped_phase[lost], certainty[lost], valid[lost] = 0, 0, False
     return Decoded(
         wrapped_phase,
@@ -194,66 +195,6 @@ def decode_image(image: Image.Image, *, palette: str = "auto", where: str = "ima
         posterised=bool(data.any()) and bits[0] < 8,
         sense_known=palette == "new",
     )
-
-
-def look_up(table: NDArray[Any], index: NDArray[np.integer]) -> NDArray[Any]:
-    """`table[index]`; for uint8 indices two pixels at a time, about twice as fast.
-
-    Args:
-        table: (N,) values of at most 4 bytes, 256 of them if the index is uint8.
-        index: (H, W) uint8 or intp.
-
-    Returns:
-        (H, W) values.
-    """
-    if index.dtype != np.uint8 or index.size % 2 or index.size < _PAIRS_FROM:
-        return table[index]
-    pairs = np.empty((256, 256, 2), dtype=table.dtype)
-    # Little or big endian alike: both bytes of a pair keep their order in memory.
-    pairs[...] = np.stack(np.broadcast_arrays(table[None, :], table[:, None]), axis=-1)
-    if sys.byteorder == "big":
-        pairs = pairs[..., ::-1]
-    wide = np.ascontiguousarray(pairs).view(f"V{2 * table.itemsize}").reshape(65536)
-    found = wide.take(np.ascontiguousarray(index).reshape(-1).view(np.uint16), mode="clip")
-    values: NDArray[Any] = found.view(table.dtype).reshape(index.shape)
-    return values
-
-
-def _indexed(
-    image: Image.Image, where: str
-) -> tuple[NDArray[np.uint8], NDArray[np.integer], NDArray[np.integer]]:
-    """(N, 4) colours with alpha, (H, W) index into them, (N,) pixels of each."""
-    if image.mode == "P":
-        # The conversion of a 256 x 1 strip applies palette and transparency in all their forms.
-        strip = Image.frombytes("P", (256, 1), bytes(range(256)))
-        strip.putpalette(image.getpalette() or [])
-        strip.info = dict(image.info)
-        table = np.asarray(strip.convert("RGBA"))[0]
-        return table, np.asarray(image), np.array(image.histogram())
-    if image.mode not in ("RGB", "RGBA"):
-        grey = image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;")
-        what = "grey image: phase cannot be read from it" if grey else f"mode {image.mode} image"
-        raise HephError(where, what, _COLOUR_FIX)
-    packed = np.asarray(image.convert("RGBA")).view("<u4")[..., 0]
-    colours, index, count = _distinct(packed)
-    return colours.astype("<u4")[:, None].view(np.uint8), index, count
-
-
-def _distinct(
-    packed: NDArray[np.uint32],
-) -> tuple[NDArray[np.uint32], NDArray[np.integer], NDArray[np.integer]]:
-    """`numpy.unique` with inverse and counts, by a table of 24-bit colours where that is faster."""
-    if packed.size < _TABLE_FROM or (packed >> 24 != packed.flat[0] >> 24).any():
-        colours, index, count = np.unique(packed, return_inverse=True, return_counts=True)
-        return colours, index.reshape(packed.shape), count
-    colour = packed & 0xFFFFFF
-    rank = np.zeros(1 << 24, dtype=np.int32)
-    rank[colour] = 1
-    present = np.flatnonzero(rank)
-    rank[present] = np.arange(len(present))
-    index = rank[colour]
-    count = np.bincount(index.reshape(-1), minlength=len(present))
-    return present.astype(np.uint32) | packed.flat[0] & 0xFF000000, index, count
 
 
 def _recognise(
@@ -284,28 +225,49 @@ def _white_phase(
 ) -> NDArray[np.bool_]:
     """White pixels that are the phase near -0.5 rad, not no data.
 
-    These are lines (no pixel with white on all four sides), and patches whose border has the
-    neighbouring phases: 0.91 to 0.99 of it on real patches, at most 0.39 for no data.
+    White is cut into blocks (7 px wide and more) and the bands between and beside them. A band is
+    phase if its border has the neighbouring phases (0.91 to 0.99 of it on real patches, at most
+    0.39 for no data) or if it is a line of its own; a block must be nearly enclosed and small.
     """
     from scipy import ndimage
 
     middle = wrapped_phase[white][0]
     near = (np.abs(wrap(wrapped_phase - middle)) < 0.6) & (confidence > 0.5) & ~white
-    patch, number = ndimage.label(white)
-    border, like = np.zeros(number + 1), np.zeros(number + 1)
+    blocks = _opened(white)
+    block, number = ndimage.label(blocks)
+    small = np.bincount(block.ravel(), minlength=number + 1) <= 0.02 * white.size
+    block_is_phase = small & (_border_share(block, number, near, white) > 0.8)
+    band, number = ndimage.label(white & ~blocks)
+    inner = ndimage.binary_erosion(white, border_value=1) | ndimage.binary_dilation(blocks)
+    line = np.bincount(band[inner], minlength=number + 1) == 0
+    band_is_phase = line | (_border_share(band, number, near, white) > 0.6)
+    found: NDArray[np.bool_] = np.where(blocks, block_is_phase[block], band_is_phase[band])
+    return found & white
+
+
+def _opened(region: NDArray[np.bool_], side: int = 7) -> NDArray[np.bool_]:
+    """Pixels covered by squares that fit into the region; the image goes on beyond its rim."""
+    from scipy import ndimage
+
+    around = np.pad(region, side, mode="edge")
+    wide: NDArray[np.bool_] = ndimage.binary_opening(around, np.ones((side, side)))
+    return wide[side:-side, side:-side]
+
+
+def _border_share(
+    patch: NDArray[np.integer], number: int, like: NDArray[np.bool_], white: NDArray[np.bool_]
+) -> NDArray[np.floating]:
+    """(number + 1,) share of each patch's coloured neighbours that are `like`; 0 without any."""
+    border, alike = np.zeros(number + 1), np.zeros(number + 1)
     for axis in (0, 1):
         for ahead in (True, False):
             here = _all_but_one(axis, ahead)
             beside = patch[_all_but_one(axis, not ahead)]
             edge = (beside > 0) & ~white[here]
             border += np.bincount(beside[edge], minlength=number + 1)
-            like += np.bincount(beside[edge & near[here]], minlength=number + 1)
-    thick = ndimage.binary_erosion(white, border_value=1)
-    is_phase = like > 0.6 * np.maximum(border, 1)
-    is_phase |= np.bincount(patch[thick], minlength=number + 1) == 0
-    is_phase[0] = False
-    rescued: NDArray[np.bool_] = is_phase[patch]
-    return rescued
+            alike += np.bincount(beside[edge & like[here]], minlength=number + 1)
+    share: NDArray[np.floating] = alike / np.maximum(border, 1)
+    return share
 
 
 def _all_but_one(axis: int, first: bool) -> tuple[slice, slice]:

@@ -140,7 +140,8 @@ def _colour(field: NDArray[np.floating]) -> NDArray[np.float32]:
     turns = field * field.dtype.type(0.5 / np.pi)
     wrapped = (turns - np.rint(turns)) * field.dtype.type(2 * np.pi)
     step = ((wrapped - phase[0]) * field.dtype.type(1 / NEW_STEP_RAD) + 0.5).astype(np.int32)
-    return np.asarray(table, dtype=np.float32)[np.clip(step, 0, len(table) - 1)]
+    colours: NDArray[np.float32] = table.astype(np.float32)[np.clip(step, 0, len(table) - 1)]
+    return colours
 
 
 def fit(rgb: NDArray[np.uint8], count: NDArray[np.integer]) -> float:
