@@ -15,106 +15,39 @@ are those of `heph_vl.metrics.benchmark`.
 """
 
 import argparse
-import hashlib
 import json
 import subprocess
 import sys
 import time
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from heph_vl import __version__
 from heph_vl.errors import HephError
 from heph_vl.files import write_text, writing
 from heph_vl.metrics.benchmark import Settings, query_texts, score_retrieval
+from heph_vl.metrics.predictions import Embeddings, Gallery, read_gallery, read_predictions
 
-Vectors = npt.NDArray[np.float32]
 SHOWN = ("hit@1", "hit@5", "hit@10", "recall@10", "median_rank", "mAP", "nDCG@10")
-_COLUMNS = ("unique_id", "caption", "volcano_group", "source")
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """The images of a split, without their pixels."""
-
-    unique_ids: list[int]
-    captions: list[str]
-    groups: list[str]
-    sources: list[str]
-
-    @property
-    def sha256(self) -> str:
-        """Of ids and captions in order of id: equal hashes are equal tasks."""
-        lines = sorted(zip(self.unique_ids, self.captions, strict=True))
-        text = "\n".join(
-            f"{unique_id}\t{' '.join(caption.split())}" for unique_id, caption in lines
-        )
-        return hashlib.sha256(text.encode()).hexdigest()
-
-    def take(self, positions: Sequence[int]) -> "Gallery":
-        """The images at these positions."""
-        return Gallery(
-            [self.unique_ids[i] for i in positions],
-            [self.captions[i] for i in positions],
-            [self.groups[i] for i in positions],
-            [self.sources[i] for i in positions],
-        )
-
-
-@dataclass(frozen=True)
-class Embeddings:
-    """Embeddings of a gallery's readable images and of all query texts."""
-
-    positions: list[int]
-    images: Vectors
-    texts: dict[str, Vectors]
-    about: dict[str, Any]
-    unreadable: list[str]
-
-
-def read_gallery(rows: Any) -> Gallery:
-    """The columns of a dataset split that scoring needs.
-
-    Args:
-        rows: A `datasets.Dataset` of config `interferograms`.
-
-    Returns:
-        Its images, in order.
-
-    Raises:
-        HephError: If the split is empty, has no captions, or repeats an id.
-    """
-    missing = [name for name in _COLUMNS if name not in rows.column_names]
-    if missing:
-        raise HephError(
-            "dataset", f"no column {missing[0]}", "evaluate a dataset of config interferograms"
-        )
-    columns = rows.select_columns(list(_COLUMNS)).to_dict()
-    if not columns["unique_id"]:
-        raise HephError("dataset", "the split has no images", "choose another split or dataset")
-    twice = [key for key, times in Counter(columns["unique_id"]).items() if times > 1]
-    if twice:
-        raise HephError(
-            "dataset", f"unique_id {twice[0]} twice", "evaluate whole interferograms, not patches"
-        )
-    return Gallery(*(columns[name] for name in _COLUMNS))
 
 
 def embed_with_model(
-    folder: Path, rows: Any, gallery: Gallery, batch_size: int, progress: Callable[[int, int], None]
+    retriever: Any,
+    rows: Any,
+    gallery: Gallery,
+    batch_size: int,
+    progress: Callable[[int, int], None],
 ) -> Embeddings:
     """Embeddings by a saved retriever.
 
     Args:
-        folder: Of `Retriever.save_pretrained`.
+        retriever: A `models.retriever.Retriever`.
         rows: The dataset split.
         gallery: Its columns.
         batch_size: Images at once.
@@ -124,9 +57,7 @@ def embed_with_model(
         Embeddings of the images that could be read, and of the queries that they leave.
     """
     from heph_vl.embed import embed_images
-    from heph_vl.models.retriever import Retriever
 
-    retriever = Retriever.from_pretrained(folder)
     embedded = embed_images(retriever, rows, batch_size=batch_size, progress=progress)
     texts = query_texts(gallery.take(embedded.positions).captions)
     vectors = retriever.embed_texts(texts).cpu().numpy()
@@ -134,70 +65,13 @@ def embed_with_model(
         embedded.positions,
         embedded.vectors,
         dict(zip(texts, vectors, strict=True)),
-        {"model": str(folder), "model_id": retriever.model_id},
+        {"model_id": retriever.model_id},
         [str(problem) for problem in embedded.problems],
     )
 
 
-def read_predictions(path: Path, gallery: Gallery) -> Embeddings:
-    """Anyone's embeddings, checked and put into the gallery's order.
-
-    Args:
-        path: A .npz as described at the top of this file.
-        gallery: The images that must be there; others are ignored.
-
-    Returns:
-        Embeddings of the whole gallery and of all queries.
-
-    Raises:
-        HephError: If an array is missing, of a wrong shape or type, not finite or repeated, or
-            lacks an image or a query.
-    """
-    arrays = _load_arrays(path)
-    images, ids = arrays["image_embeddings"], arrays["unique_ids"]
-    vectors, texts = arrays["text_embeddings"], arrays["texts"]
-    for name, kinds in (
-        ("image_embeddings", "fiu"),
-        ("text_embeddings", "fiu"),
-        ("unique_ids", "iu"),
-        ("texts", "U"),
-    ):
-        if arrays[name].dtype.kind not in kinds:
-            wanted = {"fiu": "numbers", "iu": "integers", "U": "str"}[kinds]
-            raise HephError(f"{path}: {name}", f"dtype {arrays[name].dtype}", f"give {wanted}")
-    for (name, matrix), (keys_name, keys) in (
-        (("image_embeddings", images), ("unique_ids", ids)),
-        (("text_embeddings", vectors), ("texts", texts)),
-    ):
-        if matrix.ndim != 2 or keys.ndim != 1 or len(matrix) != len(keys):
-            what = f"shape {matrix.shape} beside {keys_name} {keys.shape}"
-            raise HephError(f"{path}: {name}", what, "give one row for each")
-        if not np.isfinite(matrix).all():
-            row = int(np.flatnonzero(~np.isfinite(matrix).all(axis=1))[0])
-            raise HephError(f"{path}: {name}", f"row {row} is not finite", "embed it again")
-    if images.shape[1] != vectors.shape[1]:
-        what = f"length {images.shape[1]}, text_embeddings {vectors.shape[1]}"
-        raise HephError(f"{path}: image_embeddings", what, "give both in one space")
-    position = _positions(path, "unique_ids", ids.tolist(), gallery.unique_ids, "image")
-    spaced = [" ".join(text.split()) for text in texts.tolist()]
-    wanted_texts = query_texts(gallery.captions)
-    text_position = _positions(path, "texts", spaced, wanted_texts, "query")
-    return Embeddings(
-        list(range(len(gallery.unique_ids))),
-        images[position].astype(np.float32),
-        dict(zip(wanted_texts, vectors[text_position].astype(np.float32), strict=True)),
-        {
-            "predictions": str(path),
-            "predictions_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            "ignored_images": len(ids) - len(position),
-            "ignored_texts": len(spaced) - len(text_position),
-        },
-        [],
-    )
-
-
 def evaluate(
-    gallery: Gallery, embeddings: Embeddings, settings: Settings, split: str
+    gallery: Gallery, embeddings: Embeddings, settings: Settings, *, split: str, source: Path
 ) -> dict[str, Any]:
     """Everything that `results.json` holds.
 
@@ -206,6 +80,7 @@ def evaluate(
         embeddings: Of its readable images and all queries.
         settings: Seeds and numbers of draws.
         split: Name of the split.
+        source: The model's folder or the predictions.
 
     Returns:
         JSON-ready values; what does not exist (no query in a group) is None.
@@ -218,6 +93,7 @@ def evaluate(
     results: dict[str, Any] = _json_ready(
         {
             "task": "retrieval",
+            "embeddings": str(source),
             **embeddings.about,
             "split": {
                 "name": split,
@@ -267,7 +143,7 @@ def tables(results: dict[str, Any]) -> list[Any]:
         for metric in SHOWN:
             if metric in suite["metrics"]:
                 table.add_row(metric, *_cells(metric, suite["metrics"][metric]))
-        if suite["num_groups"] < 8:
+        if suite["metrics"]["mAP"]["model"]["interval"] is None:
             table.caption = f"{suite['num_groups']} volcano groups: too few for intervals"
         found.append(table)
     return found
@@ -303,10 +179,13 @@ def _run(options: argparse.Namespace) -> None:
             write_text(options.write_queries, json.dumps(queries, indent=1) + "\n")
         return
     if options.model is not None:
+        from heph_vl.models.retriever import Retriever
+
+        retriever = Retriever.from_pretrained(options.model)
         with Progress(console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("Embedding images", total=len(rows))
             embeddings = embed_with_model(
-                options.model,
+                retriever,
                 rows,
                 gallery,
                 options.batch_size,
@@ -317,7 +196,8 @@ def _run(options: argparse.Namespace) -> None:
         embeddings = read_predictions(options.predictions, gallery)
         out = options.out or options.predictions.with_suffix(".results.json")
     settings = Settings(options.seed, options.shuffles, options.draws)
-    results = evaluate(gallery, embeddings, settings, options.split)
+    source = options.model or options.predictions
+    results = evaluate(gallery, embeddings, settings, split=options.split, source=source)
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, json.dumps(results, indent=1, allow_nan=False) + "\n")
@@ -361,42 +241,6 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not at least 1")
     return value
-
-
-def _load_arrays(path: Path) -> dict[str, Any]:
-    names = ("image_embeddings", "unique_ids", "text_embeddings", "texts")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if isinstance(file, np.ndarray):
-                raise HephError(str(path), "one array, not a .npz", "save it with numpy.savez")
-            missing = [name for name in names if name not in file.files]
-            if missing:
-                raise HephError(
-                    str(path), f"no array {missing[0]}", f"save {', '.join(names)} with numpy.savez"
-                )
-            return {name: file[name] for name in names}
-    except FileNotFoundError as error:
-        raise HephError(str(path), "no such file", "give the .npz of your predictions") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        fix = "save plain arrays with numpy.savez; texts as numpy.array(texts, dtype=str)"
-        raise HephError(str(path), f"unreadable: {error}", fix) from error
-
-
-def _positions(
-    path: Path, name: str, keys: list[Any], wanted: Sequence[Any], what: str
-) -> list[int]:
-    position = {key: i for i, key in enumerate(keys)}
-    if len(position) < len(keys):
-        twice = next(key for key, times in Counter(keys).items() if times > 1)
-        raise HephError(f"{path}: {name}", f"{twice!r} twice", f"give each {what} once")
-    missing = [key for key in wanted if key not in position]
-    if missing:
-        raise HephError(
-            f"{path}: {name}",
-            f"{len(missing)} of {len(wanted)} missing, the first {missing[0]!r}",
-            "embed all that --write-queries lists",
-        )
-    return [position[key] for key in wanted]
 
 
 def _cells(metric: str, compared: dict[str, Any]) -> list[str]:
