@@ -62,7 +62,7 @@ class AcceleratorConfig:
     """Precision and tracker; processes and devices come from the launch command."""
 
     mixed_precision: Literal["launch", "no", "bf16"] = "launch"  # launch: accelerate's config
-    tracker: Literal["none", "trackio", "tensorboard"] = "none"
+    tracker: Literal["none", "trackio"] = "none"
 
 
 def launch(
@@ -97,12 +97,11 @@ def launch(
     return 0
 
 
-def make_accelerator(config: AcceleratorConfig, folder: Path | None = None) -> Accelerator:
+def make_accelerator(config: AcceleratorConfig) -> Accelerator:
     """Start this process's accelerator and check it against what the launch command asked for.
 
     Args:
         config: Precision and tracker.
-        folder: Where a tracker keeps its files.
 
     Returns:
         The accelerator.
@@ -128,7 +127,6 @@ def make_accelerator(config: AcceleratorConfig, folder: Path | None = None) -> A
     accelerator = Accelerator(
         mixed_precision=None if config.mixed_precision == "launch" else config.mixed_precision,
         log_with=None if config.tracker == "none" else config.tracker,
-        project_dir=None if folder is None else str(folder),
     )
     if accelerator.num_processes != wanted:
         raise HephError(
@@ -201,7 +199,8 @@ class Run:
         accelerator.wait_for_everyone()
         seed_everything(seed, accelerator.process_index)
         if accelerator.log_with:
-            accelerator.init_trackers(task, init_kwargs={"trackio": {"name": name}})
+            options = {"name": name, "resume": "allow" if known else "never"}
+            accelerator.init_trackers(task, init_kwargs={"trackio": options})
         return run
 
     @property

@@ -2,144 +2,47 @@
 
 import contextlib
 import json
+import os
 import resource
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
-import yaml
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
-from heph_vl.config import UsageError, differing_keys, parse_config, to_plain
+from heph_vl.config import UsageError, parse_config
 from heph_vl.errors import HephError
-from heph_vl.files import TEMPORARY, new_folder, write_text
+from heph_vl.files import TEMPORARY
+from heph_vl.loop import LoopConfig
 from heph_vl.run import AcceleratorConfig, Run, launch, make_accelerator, seed_everything
 from tests.tiny_run import TinyConfig, differences, state, train
 
 REPO = Path(__file__).resolve().parent.parent
 
 
-@dataclass(frozen=True)
-class Section:
-    """A section."""
-
-    learning_rate: float = 0.1
-    kind: Literal["a", "b"] = "a"
-    sides: tuple[int, int] = (1, 2)
-    path: Path | None = None
-
-
-@dataclass(frozen=True)
-class Config:
-    """A recipe."""
-
-    seed: int = 0
-    shuffle: bool = True
-    optim: Section = field(default_factory=Section)
-    extra: Section | None = None
-
-
-def write(path: Path, text: str) -> str:
-    path.write_text(text)
-    return str(path)
-
-
-def test_files_then_overrides_wherever_they_stand(tmp_path: Path) -> None:
-    one = write(tmp_path / "1.yaml", "seed: 5\noptim:\n  learning_rate: 1e-4\n  sides: [3, 4]\n")
-    two = write(tmp_path / "2.yaml", "optim: {path: some/where}\nextra: {kind: b}\n")
-    argv = ["--optim.kind", "b", "--config", one, f"--config={two}", "--resume", "--shuffle=false"]
-    config, resume = parse_config(Config, argv)
-    optim = Section(1e-4, "b", (3, 4), Path("some/where"))
-    assert config == Config(5, False, optim, Section(kind="b"))
-    assert resume
-    assert parse_config(Config, []) == (Config(), False)
-
-
-def test_the_resolved_config_reads_back(tmp_path: Path) -> None:
-    config = Config(7, False, Section(3e-4, "b", (5, 6), Path("x")), Section())
-    text = yaml.safe_dump(to_plain(config), sort_keys=False)
-    assert parse_config(Config, ["--config", write(tmp_path / "c.yaml", text)])[0] == config
-
-
-BAD_FILES = [
-    (
-        "optim:\n  learning_rat: 1\n",
-        r"c.yaml: optim: unknown key 'optim.learning_rat'; did you mean",
-    ),
-    ("sed: 1\n", r"c.yaml: unknown key 'sed'; did you mean 'seed'\?"),
-    ("seed: x\n", r"c.yaml: seed: 'x' is not an integer; give an integer"),
-    ("optim: {learning_rate: fast}\n", r"c.yaml: optim.learning_rate: 'fast' is not a number"),
-    ("optim: {kind: c}\n", r"c.yaml: optim.kind: 'c' is not one of a, b"),
-    ("optim: 3\n", r"c.yaml: optim: 3 is no section; give keys: kind, learning_rate"),
-    ("extra: {kindd: a}\n", r"c.yaml: extra: unknown key 'extra.kindd'; did you mean 'kind'"),
-    ("extra: {learning_rate: x}\n", r"c.yaml: extra.learning_rate: 'x' is not a number"),
-    ("- 3\n", r"c.yaml: \[3\] is no section"),
-    ("seed: [1\n", r"c.yaml: is not YAML: .*line 2"),
-]
-
-
-@pytest.mark.parametrize(("text", "message"), BAD_FILES)
-def test_bad_files_are_one_line_with_source_and_key(
-    text: str, message: str, tmp_path: Path
-) -> None:
-    with pytest.raises(UsageError, match=message) as caught:
-        parse_config(Config, ["--config", write(tmp_path / "c.yaml", text)])
-    assert "\n" not in str(caught.value)
-
-
-BAD_COMMANDS = [
-    (["--optim.learning_rat", "1"], "unknown key 'optim.learning_rat'; did you mean 'optim.lea"),
-    (["--optim.learning_rate", "x"], "command line: optim.learning_rate: 'x' is not a number"),
-    (["--seed=1.5"], "command line: seed: '1.5' is not an integer"),
-    (["--shuffle", "7"], "command line: shuffle: '7' is not true or false"),
-    (["--optim", "{}"], "unknown key 'optim'"),
-    (["--seed"], "--seed has no value"),
-    (["--seed", "--resume"], "--seed has no value"),
-    (["train"], "unexpected 'train'"),
-    (["--config", "/no/such.yaml"], "/no/such.yaml: cannot be read"),
-]
-
-
-@pytest.mark.parametrize(("argv", "message"), BAD_COMMANDS)
-def test_bad_commands_are_one_line_with_the_key(argv: list[str], message: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        parse_config(Config, argv)
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
 def test_launch_gives_exit_codes_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    def recipe(config: Config, resume: bool) -> None:
+    def recipe(config: TinyConfig, resume: bool) -> None:
         if config.seed == 1:
             raise HephError("here", "is wrong", "do that")
         if config.seed == 2:
             raise KeyboardInterrupt("stopped after step 3")
 
-    assert launch(recipe, Config, []) == 0
-    assert launch(recipe, Config, ["--seed", "1"]) == 1
-    assert launch(recipe, Config, ["--seed", "2"]) == 130
-    assert launch(recipe, Config, ["--sed", "2"]) == 2
+    assert launch(recipe, TinyConfig, []) == 0
+    assert launch(recipe, TinyConfig, ["--seed", "1"]) == 1
+    assert launch(recipe, TinyConfig, ["--seed", "2"]) == 130
+    assert launch(recipe, TinyConfig, ["--sed", "2"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert lines[:2] == ["error: here: is wrong; do that", "stopped after step 3"]
     assert lines[2].startswith("error: command line: unknown key 'sed'")
     assert len(lines) == 3
-
-
-def test_differing_keys_are_dotted() -> None:
-    one = {"a": 1, "b": {"c": 2, "d": [1, 2]}, "e": 0}
-    assert differing_keys(one, one) == []
-    assert differing_keys(one, {"a": 1, "b": {"c": 3, "d": [1]}, "f": 0}) == [
-        "b.c",
-        "b.d",
-        "e",
-        "f",
-    ]
 
 
 def test_seeds_differ_by_rank_and_repeat() -> None:
@@ -188,10 +91,37 @@ def test_launchers_without_a_group_are_refused(
     assert not list(tmp_path.iterdir())  # refused before anything is written
 
 
+@pytest.fixture
+def fresh_state() -> Iterator[None]:
+    """Accelerate keeps one precision for a process: forget it before and after."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("fresh_state")
+def test_bf16_comes_from_config_or_launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = LoopConfig(steps=2, warmup_steps=0, log_every=1)
+    config = TinyConfig(name="full", root=str(tmp_path), loop=loop)
+    full = train(config).metrics()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    bf16 = replace(config, name="bf16", accelerator=AcceleratorConfig("bf16"))
+    half = train(bf16).metrics()
+    assert half[0]["loss"] != full[0]["loss"]
+    assert half[0]["loss"] == pytest.approx(full[0]["loss"], rel=0.02)
+    text = (tmp_path / "tiny" / "bf16" / "environment.json").read_text()
+    assert json.loads(text)["mixed_precision"] == "bf16"
+    for launched, config_says, expected in (("bf16", "launch", "bf16"), ("bf16", "no", "no")):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
+        accelerator = make_accelerator(AcceleratorConfig(config_says))  # type: ignore[arg-type]
+        assert accelerator.mixed_precision == expected
+
+
 def test_a_tracker_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("heph_vl.run.find_spec", lambda name: None)
-    with pytest.raises(HephError, match="tensorboard is not installed; pip install tensorboard"):
-        make_accelerator(AcceleratorConfig(tracker="tensorboard"))
+    with pytest.raises(HephError, match="trackio is not installed; pip install trackio"):
+        make_accelerator(AcceleratorConfig(tracker="trackio"))
 
 
 @pytest.mark.parametrize("path", sorted((REPO / "configs/accelerate").glob("*.yaml")), ids=str)
@@ -305,25 +235,10 @@ def test_a_line_cut_off_by_a_kill_is_dropped(tmp_path: Path) -> None:
     assert run.metrics() == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5}]
 
 
-def test_files_and_folders_are_replaced_whole(tmp_path: Path) -> None:
-    write_text(tmp_path / "a.txt", "one")
-    write_text(tmp_path / "a.txt", "two")
-    assert (tmp_path / "a.txt").read_text() == "two"
-    with new_folder(tmp_path / "model") as folder:
-        (folder / "x").write_text("1")
-    with contextlib.suppress(ValueError), new_folder(tmp_path / "model") as folder:
-        (folder / "x").write_text("2")
-        raise ValueError
-    assert (tmp_path / "model" / "x").read_text() == "1"
-    with new_folder(tmp_path / "model") as folder:
-        (folder / "y").write_text("3")
-    assert [path.name for path in (tmp_path / "model").iterdir()] == ["y"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "model"]
-
-
 def tiny_process(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tests.tiny_run", f"--root={root}", *words]
-    return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120)
+    env = os.environ | {"TRACKIO_DIR": str(root / "trackio")}
+    return subprocess.run(command, cwd=REPO, env=env, capture_output=True, text=True, timeout=120)
 
 
 def test_kill_while_saving_leaves_the_complete_checkpoint(tmp_path: Path) -> None:
@@ -348,3 +263,14 @@ def test_interrupt_of_a_process_says_how_to_go_on(tmp_path: Path) -> None:
     assert stopped.stderr.splitlines()[-1] == f"stopped after step 7, saved; {fix}"
     assert "Traceback" not in stopped.stderr
     assert Run(tmp_path / "tiny" / "tiny").latest().name == "step_7"
+
+
+@pytest.mark.slow
+def test_the_tracker_gets_every_line(tmp_path: Path) -> None:
+    pytest.importorskip("trackio")
+    tracked = ("--accelerator.tracker=trackio", "--event=interrupt", "--at=7")
+    assert tiny_process(tmp_path, *tracked).returncode == 130
+    assert tiny_process(tmp_path, *tracked, "--resume").returncode == 0
+    with contextlib.closing(sqlite3.connect(tmp_path / "trackio" / "tiny.db")) as database:
+        rows = database.execute("select run_name, step from metrics order by step").fetchall()
+    assert rows == [("tiny", line["step"]) for line in Run(tmp_path / "tiny" / "tiny").metrics()]

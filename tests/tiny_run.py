@@ -146,6 +146,7 @@ def state(run: Run) -> dict[str, Any]:
         found[f"model.{name}"] = value
     for file in sorted(checkpoint.glob("*.bin")) + sorted(checkpoint.glob("*.pkl")):
         _flatten(torch.load(file, weights_only=False), file.name, found)
+    found["metrics"] = [line["step"] for line in run.metrics()]
     for line in run.metrics():
         kept = {key: value for key, value in line.items() if key not in TIMES}
         found[f"metrics.{line['step']}"] = kept

@@ -17,10 +17,14 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from torch.nn.parallel import DistributedDataParallel
 
 from heph_vl.errors import HephError
 from heph_vl.loop import LoopConfig
+from heph_vl.models import retriever
+from heph_vl.models.retriever import retriever_loss
 from heph_vl.run import AcceleratorConfig, Run, make_accelerator
+from tests.tiny_retriever import drop_text, make, make_batch
 from tests.tiny_run import TinyConfig, differences, state, train
 
 Check = Callable[[Accelerator, Path], None]
@@ -72,11 +76,41 @@ def a_batch_that_cannot_be_shared_is_refused(accelerator: Accelerator, folder: P
         train(TinyConfig(name="odd", root=str(folder), batch_size=7))
 
 
+def retriever_loss_equals_one_process(accelerator: Accelerator, folder: Path) -> None:
+    """Facts repeat over ranks, one rank has fewer images, empty texts, and larger ones."""
+    numbers = [0, 3, 0, 18, 5, 3, 7]
+    batch = make_batch(numbers, side=96)
+    drop_text(batch, 1)
+    drop_text(batch, 5)
+    batch["size"][:4] = 64
+    own = slice(0, 4) if accelerator.process_index == 0 else slice(4, 7)
+    local = {name: rows[own] for name, rows in batch.items()}
+    if accelerator.process_index == 0:  # canvases, so numbers of tokens, differ between ranks
+        local |= {k: local[k][..., :64, :64] for k in ("pixel_values", "valid", "mask")}
+    together = DistributedDataParallel(make())
+    loss, logs = retriever_loss(together, local)
+    loss.backward()
+    alone = make()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(retriever, "gather_rows", lambda *rows: rows)
+        expected, expected_logs = retriever_loss(alone, batch)
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
+    for name, value in expected_logs.items():
+        assert float(logs[name]) == pytest.approx(float(value), abs=1e-6), name
+    gradients = dict(together.module.named_parameters())
+    for name, parameter in alone.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.any(), name
+        torch.testing.assert_close(gradients[name].grad, parameter.grad, rtol=1e-4, atol=1e-6)
+
+
 CHECKS: list[Check] = [
     training_equals_one_process,
     resume_equals_the_unbroken_run,
     a_loss_that_is_not_finite_on_one_rank_stops_both,
     a_batch_that_cannot_be_shared_is_refused,
+    retriever_loss_equals_one_process,
 ]
 
 

@@ -1,0 +1,22 @@
+"""Files and folders that are written whole or not at all."""
+
+import contextlib
+from pathlib import Path
+
+from heph_vl.files import new_folder, write_text
+
+
+def test_files_and_folders_are_replaced_whole(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "one")
+    write_text(tmp_path / "a.txt", "two")
+    assert (tmp_path / "a.txt").read_text() == "two"
+    with new_folder(tmp_path / "model") as folder:
+        (folder / "x").write_text("1")
+    with contextlib.suppress(ValueError), new_folder(tmp_path / "model") as folder:
+        (folder / "x").write_text("2")
+        raise ValueError
+    assert (tmp_path / "model" / "x").read_text() == "1"
+    with new_folder(tmp_path / "model") as folder:
+        (folder / "y").write_text("3")
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["y"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "model"]
