@@ -51,15 +51,12 @@ def run(arguments: Sequence[str], *, debug: bool = False) -> int:
         The exit code.
     """
     try:
-        code = typer.main.get_command(app).main(list(arguments), "heph-vl", standalone_mode=False)
-    except (
-        typer.TyperException
-    ) as error:  # wrong usage: typer's own words, with a pointer to --help
-        error.show()
-        return 2
-    except (KeyboardInterrupt, typer.Abort):
-        _say("stopped; nothing half-written is left: run the same command again to go on")
-        return 130
+        app(list(arguments))
+    except SystemExit as end:  # typer's way to return; it has shown usage errors itself
+        code = end.code if isinstance(end.code, int) else 0
+        if code == 130:
+            _say("stopped; nothing half-written is left: the same command again goes on")
+        return code
     except HephError as error:
         return _fail(str(error), debug)
     except OSError as error:
@@ -68,7 +65,7 @@ def run(arguments: Sequence[str], *, debug: bool = False) -> int:
     except Exception as error:  # the last resort: one line, never a raw traceback
         text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         return _fail(f"heph-vl: unexpected {text}; run again with --debug and report it", debug)
-    return code if isinstance(code, int) else 0
+    return 0
 
 
 @app.command(
@@ -82,6 +79,8 @@ def inspect(
     strict: Strict = False,
 ) -> None:
     """Count and check annotations: classes, flags, years, frames, captions, quirks, problems."""
+    from rich.console import Console
+
     from heph_vl.data import annotations, report
 
     with _busy(f"Reading {path}"):
@@ -89,7 +88,7 @@ def inspect(
     if as_json:
         _print_json(summary)
     else:
-        report.render(summary)
+        report.render(summary, Console())
 
 
 @app.command(
@@ -288,7 +287,8 @@ def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

@@ -14,7 +14,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -49,6 +49,7 @@ class Meta:
     count: int
     table_version: int
     created: str
+    model: str = ""  # folder of the model, where the index was made
     heph_vl: str = __version__
     format: int = _FORMAT
 
@@ -89,13 +90,14 @@ class Index:
         self._loaded: tuple[Vectors, pa.Table] | None = None
 
     @classmethod
-    def create(cls, path: str | Path, model_id: str, dim: int) -> Index:
+    def create(cls, path: str | Path, model_id: str, dim: int, *, model: str = "") -> Index:
         """A new index, invisible under a temporary name until ``commit``.
 
         Args:
             path: Folder to make; it must not exist, or be empty.
             model_id: SHA-256 of the weights that make the vectors.
             dim: Length of a vector.
+            model: Folder of the model, so that a search need not name it.
 
         Returns:
             An empty index to ``add`` to.
@@ -108,7 +110,8 @@ class Index:
             raise HephError(str(path), "it exists", "name a new folder, or open this index to add")
         staging = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
         table = _guard(path, lambda: _make_table(staging, dim))
-        meta = Meta(model_id, dim, 0, table.version, datetime.now(UTC).isoformat("T", "seconds"))
+        created = datetime.now(UTC).isoformat("T", "seconds")
+        meta = Meta(model_id, dim, 0, table.version, created, model)
         return cls(path, staging, meta)
 
     @classmethod
@@ -202,8 +205,7 @@ class Index:
         self._flush()
         count = _guard(self.path, self._table.count_rows)
         self._check_no_other_writer()
-        made, version = self.meta, self._table.version
-        self.meta = Meta(made.model_id, made.dim, count, version, made.created)
+        self.meta = replace(self.meta, count=count, table_version=self._table.version)
         _guard(self.path, lambda: _write_meta(self._folder, self.meta))
         if self._folder != self.path:
             _guard(self.path, lambda: self._folder.replace(self.path))

@@ -140,7 +140,8 @@ def search(
         raise HephError(str(index), f"its model {folder} is not there", "name it with --model")
     retriever = Retriever.from_pretrained(folder)
     store = Index.open(index, retriever.model_id)
-    read_as, unknown = "", ()
+    read_as = ""
+    unknown: tuple[str, ...] = ()
     if text is not None:
         facts = captions.parse(text)
         unknown = facts.unexplained
@@ -205,8 +206,9 @@ def _dataset_rows(data: Path, split: str | None) -> Any:
 
 
 def _archive_rows(data: Path) -> tuple[Sequence[Row], list[HephError]]:
-    from heph_vl.data.archive import scan_archive, usual_sizes
+    from heph_vl.data.archive import scan_archive
     from heph_vl.data.examples import ExampleConfig, generate
+    from heph_vl.data.native import usual_sizes
 
     archive = scan_archive(data)
     problems, rows = list(archive.problems), []

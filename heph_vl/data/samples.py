@@ -37,6 +37,10 @@ _COS = np.where(np.arange(256) > 0, np.cos(_ANGLE), 0).astype(np.float32)
 _SIN = np.where(np.arange(256) > 0, np.sin(_ANGLE), 0).astype(np.float32)
 _BYTE = (np.arange(256) / 255).astype(np.float32)
 
+# A region of a crop keeps its noise if a quarter of its pixels are below this coherence.
+_NOISY = 0.35
+_NOISY_SHARE = 0.25
+
 Bytes = NDArray[np.uint8]
 
 
@@ -206,12 +210,45 @@ def crop(sample: Sample, window: tuple[int, int, int, int]) -> Sample:
         coherence=sample.coherence[part],
         mask=sample.mask[part],
         events=events,
-        facts=cut.facts,
+        facts=_checked_noise(cut.facts, sample.coherence[part], sample.phase_code[part] > 0),
         caption=None,
         atmosphere=int(atmosphere) + 2 * (("turbulent_mixing",) in cut.facts.scene),
         volcano_phase=sample.volcano_phase if events else VOLCANO_PHASES.index("rest"),
         ambiguous=cut.ambiguous,
     )
+
+
+def _checked_noise(facts: CaptionFacts, coherence: Bytes, valid: NDArray[np.bool_]) -> CaptionFacts:
+    """Facts without noise where the crop's own coherence shows none.
+
+    Coherence alone cannot place noise: water is as incoherent, and no annotator calls it noise. So
+    a crop says noise where the caption places it and its coherence agrees.
+    """
+    low = valid & (coherence < _NOISY * 255)
+    scene = set(facts.scene)
+    for atom in facts.scene:
+        if atom[0] == "noise":
+            part = _area_of(atom[1] if len(atom) > 1 else "everywhere", *valid.shape)
+            if low[part].sum() < _NOISY_SHARE * max(1, valid[part].sum()):
+                scene.discard(atom)
+    if facts.regions_of("noise") and not any(a[0] == "noise" and len(a) > 1 for a in scene):
+        scene.discard(("noise",))
+    return replace(facts, scene=frozenset(scene))
+
+
+def _area_of(region: str, height: int, width: int) -> tuple[slice, slice]:
+    """Third of an image that an area effect's region means: a strip, or a cell for the others."""
+    if region in ("everywhere", "high-altitude"):
+        return np.s_[:, :]
+    top, left = height // 3, width // 3
+    rows = {"top": np.s_[:top], "bottom": np.s_[height - top :], "": np.s_[top : height - top]}
+    columns = {"left": np.s_[:left], "right": np.s_[width - left :], "": np.s_[left : width - left]}
+    row, column = region.split("-")[0], region.split("-")[-1]
+    if region in ("top", "bottom"):
+        return rows[region], np.s_[:]
+    if region in ("left", "right"):
+        return np.s_[:], columns[region]
+    return (rows[""], columns[""]) if region == "center" else (rows[row], columns[column])
 
 
 def mirror(sample: Sample) -> Sample:
@@ -302,7 +339,7 @@ def _overlaps(polygon: Sequence[tuple[float, float]], window: tuple[int, int, in
 
 
 def _flag(value: Any) -> bool:
-    return value not in (False, 0, "none", None)
+    return bool(value) and value != "none"
 
 
 def _encoded(column: Any) -> bytes:

@@ -11,6 +11,7 @@ A training batch (`collate`) holds, with B images padded to the largest H x W:
     text_scene_atoms, text_patterns       the same, of the text after fact dropout
     fact_count, text_count (B,) float32   training records with the same fact set, at least 1
     unique_id      (B,) int64
+    ambiguous      (B,) int64             patterns that a crop could not match to one polygon
     deformation (B,) bool, activity_types (B, 6) bool, volcano_phase (B,) int64 (-1 = masked),
     atmosphere (B,) int64, quality (B, 7) bool                       labels
 
@@ -220,6 +221,7 @@ def collate(
         "fact_count": torch.tensor([float(item["fact_count"]) for item in items]),
         "text_count": torch.tensor([float(item["text_count"]) for item in items]),
         "unique_id": torch.tensor([item["unique_id"] for item in items]),
+        "ambiguous": torch.tensor([sample.ambiguous for sample in samples]),
         "deformation": torch.tensor([bool(sample.events) for sample in samples]),
         "activity_types": torch.tensor(
             [[any(e.type == t for e in s.events) for t in ACTIVITY_TYPES] for s in samples]

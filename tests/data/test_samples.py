@@ -165,6 +165,39 @@ def test_crop_away_from_the_atmosphere_loses_its_label(sample):
     assert ("turbulent_mixing",) not in cut.facts.atoms()
 
 
+def test_crop_says_noise_only_where_its_coherence_is_low():
+    row = make_row(caption="Noise can be detected on the left side. No deformation is detected.")
+    row |= {"activity_types": [], "intensities": [], "polygons": [], "los_sense": []}
+    phase = np.zeros((HEIGHT, WIDTH), np.float32)
+    coherence = np.full(phase.shape, 0.9, np.float32)
+    coherence[:30, :30] = 0.1
+    made = samples.from_phase(phase, np.ones(phase.shape, bool), coherence)
+    sample = samples.whole(made, row, estimated=False)
+    assert ("noise", "left") in sample.facts.scene
+    noisy, clear = samples.crop(sample, (0, 0, 60, 30)), samples.crop(sample, (0, 30, 60, 60))
+    assert ("noise",) in noisy.facts.scene
+    assert not any(atom[0] == "noise" for atom in clear.facts.scene)
+
+
+@pytest.mark.parametrize(
+    ("region", "corners"),
+    [
+        ("top", (0, 0, 20, 90)),
+        ("right", (0, 60, 60, 90)),
+        ("center", (20, 30, 40, 60)),
+        ("bottom-left", (40, 0, 60, 30)),
+        ("everywhere", (0, 0, 60, 90)),
+    ],
+)
+def test_area_of_a_region(region, corners):
+    marked = np.zeros((HEIGHT, WIDTH), bool)
+    marked[samples._area_of(region, HEIGHT, WIDTH)] = True
+    rows, columns = np.nonzero(marked)
+    found = (rows.min(), columns.min(), rows.max() + 1, columns.max() + 1)
+    assert found == corners
+    assert marked.sum() == (found[2] - found[0]) * (found[3] - found[1])
+
+
 def png(array):
     out = io.BytesIO()
     Image.fromarray(array).save(out, "PNG")

@@ -1,0 +1,135 @@
+"""The command line: exit codes, one-line errors, JSON alone on stdout, examples that parse."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from heph_vl import cli
+from heph_vl.models.text import train_tokenizer
+from tests import tiny_retriever
+from tests.data.fake_archive import write_fake_archive
+
+COMMANDS = ("inspect", "simulate", "dataset", "index", "search")
+
+
+def call(capsys, *words):
+    """Exit code, stdout and stderr of one command."""
+    code = cli.run([str(word) for word in words])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_import_is_quick_and_without_torch():
+    script = (
+        "import sys, heph_vl, heph_vl.cli; "
+        "sys.exit(any(m in sys.modules for m in ('torch', 'datasets', 'numpy')))"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_examples(capsys, command):
+    code, out, _ = call(capsys, command, "--help")
+    assert code == 0
+    assert f"heph-vl {command}" in out
+    assert "Example" in out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("frob",), ("inspect",), ("simulate", "x", "-n", "many"), ("search", "x"), ("dataset", "a")],
+)
+def test_wrong_usage_is_2(capsys, words):
+    code, out, err = call(capsys, *words)
+    assert code == 2
+    assert out == ""
+    assert "Error" in err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("inspect", "/missing/annotations.tar.gz"),
+        ("dataset", "/missing", "out"),
+        ("index", "/missing", "out", "--model", "/missing"),
+        ("search", "/missing", "mogi"),
+        ("simulate", "out", "-n", "0"),
+        ("simulate", "out", "--frames", "0"),
+    ],
+)
+def test_errors_are_one_line(capsys, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call(capsys, *words)
+    assert code == 1
+    assert out == ""
+    assert len(err.strip().splitlines()) == 1
+    assert err.startswith("error: ")
+    assert "Traceback" not in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_from_archive_to_answer(capsys, tmp_path):
+    records = write_fake_archive(tmp_path / "archive", n=8, size=96)
+    tokenizer = train_tokenizer([r["caption"] for r in records], tmp_path / "tokenizer", 320)
+    tiny_retriever.make(tokenizer, text=tiny_retriever.LONG_TEXT).save_pretrained(
+        tmp_path / "model"
+    )
+
+    code, out, _ = call(capsys, "inspect", tmp_path / "archive", "--json")
+    assert code == 0
+    assert json.loads(out)["records"] == 8
+
+    code, out, err = call(capsys, "dataset", tmp_path / "archive", tmp_path / "dataset", "--json")
+    assert code == 0, err
+    splits = json.loads(out)["splits"]
+    assert sum(split["rows"] for split in splits.values()) == 8
+
+    code, out, err = call(
+        capsys, "index", tmp_path / "dataset", tmp_path / "index", "--model", tmp_path / "model",
+        "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    assert json.loads(out)["images"] == 8
+
+    code, out, err = call(
+        capsys, "search", tmp_path / "index", "sill on the left", "-k", 3, "--json",
+        "--sheet", tmp_path / "sheet.png",
+    )  # fmt: skip
+    assert code == 0, err
+    hits = json.loads(out)
+    assert [hit["rank"] for hit in hits] == [1, 2, 3]
+    assert set(hits[0]) == {
+        "rank", "score", "unique_id", "frame_id", "primary_date", "secondary_date", "caption",
+        "image",
+    }  # fmt: skip
+    assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
+
+    code, out, _ = call(capsys, "search", tmp_path / "index", "sill on the left")
+    assert code == 0
+    assert "score" in out
+
+    for where, word in [("volcano = 'Etna'", "volcano"), ("frame_id = '1' OR", "where")]:
+        code, out, err = call(capsys, "search", tmp_path / "index", "sill", "--where", where)
+        assert code == 1
+        assert word in err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root sees the full device")
+def test_a_full_disk_is_one_line(capsys, tmp_path):
+    write_fake_archive(tmp_path / "archive", n=2, size=96)
+    (tmp_path / "readonly").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", tmp_path / "readonly"],
+                   check=False, capture_output=True)  # fmt: skip
+    try:
+        if not os.path.ismount(tmp_path / "readonly"):
+            pytest.skip("no right to mount a small file system")
+        code, _, err = call(capsys, "dataset", tmp_path / "archive", tmp_path / "readonly" / "out")
+        assert code == 1
+        assert len(err.strip().splitlines()) == 1
+        assert "space" in err
+        assert not (tmp_path / "readonly" / "out" / "README.md").exists()
+    finally:
+        subprocess.run(["umount", tmp_path / "readonly"], check=False, capture_output=True)

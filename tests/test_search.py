@@ -1,0 +1,135 @@
+"""From an archive to an answer: index and search with a real, untrained model."""
+
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+
+from heph_vl.data.parquet import write_parquet
+from heph_vl.errors import HephError
+from heph_vl.index import Index
+from heph_vl.models.retriever import Retriever
+from heph_vl.models.text import train_tokenizer
+from heph_vl.search import build_index, search
+from tests import tiny_retriever
+from tests.data.fake_archive import write_fake_archive
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """An archive of 8, its dataset, a model and an index of the dataset."""
+    root = tmp_path_factory.mktemp("search")
+    records = write_fake_archive(root / "archive", n=8, size=96)
+    write_parquet(root / "archive", root / "dataset")
+    tokenizer = train_tokenizer([r["caption"] for r in records], root / "tokenizer", 320)
+    tiny_retriever.make(tokenizer, text=tiny_retriever.LONG_TEXT).save_pretrained(root / "model")
+    build_index(root / "dataset", root / "index", root / "model")
+    return root
+
+
+def test_every_image_of_the_dataset_is_found(workplace):
+    found = search(workplace / "index", text="sill on the left", k=100)
+    assert sorted(hit.row["unique_id"] for hit in found.hits) == list(range(1, 9))
+    assert [hit.rank for hit in found.hits] == list(range(1, 9))
+    scores = [hit.score for hit in found.hits]
+    assert scores == sorted(scores, reverse=True)
+    assert all(thumbnail.startswith(b"\x89PNG") for thumbnail in found.thumbnails)
+
+
+def test_a_query_is_read_as_facts(workplace):
+    words = search(workplace / "index", text="high intensity sill, left; gobbledygook")
+    plain = search(workplace / "index", text=words.read_as)
+    assert "sill" in words.read_as
+    assert words.not_understood == ("gobbledygook",)
+    assert plain.not_understood == ()
+    assert [h.score for h in words.hits] == [h.score for h in plain.hits]
+
+
+def test_an_image_finds_itself(workplace):
+    picture = next((workplace / "archive").rglob("*.geo.diff.png"))
+    build_index(workplace / "archive", workplace / "by_archive", workplace / "model")
+    hit = search(workplace / "by_archive", image=picture, k=1).hits[0]
+    # Without its coherence the query is a little different, yet nearest to itself.
+    assert picture.name == hit.row["image"].split("/")[-1]
+    assert hit.score > 0.9
+
+
+def test_dataset_and_archive_give_the_same_vectors(workplace, tmp_path):
+    build_index(workplace / "archive", tmp_path / "index", workplace / "model")
+    one = search(workplace / "index", text="dyke", k=8).hits
+    other = search(tmp_path / "index", text="dyke", k=8).hits
+    assert [h.row["unique_id"] for h in one] == [h.row["unique_id"] for h in other]
+    assert [h.score for h in one] == pytest.approx([h.score for h in other], abs=1e-5)
+
+
+def test_filters_hold(workplace):
+    everything = search(workplace / "index", text="dyke").hits
+    frame = everything[0].row["frame_id"]
+    hits = search(
+        workplace / "index", text="dyke", where=f"frame_id = '{frame}' OR unique_id = 2"
+    ).hits
+    expected = [h for h in everything if h.row["frame_id"] == frame or h.row["unique_id"] == 2]
+    assert [h.row["unique_id"] for h in hits] == [h.row["unique_id"] for h in expected]
+    assert 2 <= len(hits) < 8
+
+
+def test_a_folder_of_pictures_counts_what_it_leaves_out(workplace, tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i, path in enumerate(sorted((workplace / "archive").rglob("*.geo.diff.png"))[:3]):
+        shutil.copy(path, pictures / f"{i}.png")
+    Image.new("L", (40, 40), 7).save(pictures / "grey.png")
+    (pictures / "cut.png").write_bytes((pictures / "0.png").read_bytes()[:500])
+    report = build_index(pictures, tmp_path / "index", workplace / "model")
+    assert report["images"] == 3
+    assert len(report["problems"]) == 2
+    assert any("grey.png" in line for line in report["problems"])
+    ids = {h.row["image_id"] for h in search(tmp_path / "index", text="noise").hits}
+    assert ids == {"0.png", "1.png", "2.png"}
+    with pytest.raises(HephError, match=r"(cut|grey)\.png"):
+        build_index(pictures, tmp_path / "strict", workplace / "model", strict=True)
+    assert not (tmp_path / "strict").exists()
+
+
+def test_indexing_again_replaces(workplace, tmp_path):
+    shutil.copytree(workplace / "index", tmp_path / "index")
+    build_index(workplace / "dataset", tmp_path / "index", workplace / "model", split="train")
+    assert len(Index.open(tmp_path / "index")) == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("  ", "the text is empty"), ("mogi " * 2000, "10000 characters")]
+)
+def test_bad_queries(workplace, text, message):
+    with pytest.raises(HephError, match=message):
+        search(workplace / "index", text=text)
+
+
+def test_another_model_is_refused(workplace, tmp_path):
+    model = Retriever.from_pretrained(workplace / "model")
+    with torch.no_grad():
+        model.logit_scale.add_(1)
+    model.save_pretrained(tmp_path / "other")
+    with pytest.raises(HephError, match="made by model"):
+        search(workplace / "index", text="mogi", model=tmp_path / "other")
+    with pytest.raises(HephError, match="made by model"):
+        build_index(workplace / "dataset", workplace / "index", tmp_path / "other")
+
+
+@pytest.mark.parametrize("name", ["missing", "empty"])
+def test_nothing_to_index(workplace, tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(HephError, match=name):
+        build_index(tmp_path / name, tmp_path / "index", workplace / "model")
+    assert not (tmp_path / "index").exists()
+
+
+@pytest.mark.real_data
+def test_real_patches_are_indexed_and_found(shared, workplace, tmp_path):
+    patches = shared / "data" / "hephaestus" / "patches" / "images"
+    report = build_index(patches, tmp_path / "index", workplace / "model")
+    assert report["images"] == 23
+    assert report["problems"] == []
+    hit = search(tmp_path / "index", image=patches / "1153_1.png", k=1).hits[0]
+    assert hit.row["image_id"] == "1153_1.png"
