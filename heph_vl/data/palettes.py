@@ -128,6 +128,9 @@ def old_phase(
 def decode_old(rgb: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Phase and confidence of colours of the older palette.
 
+    Median error [rad] on fringes 10 / 4 px apart, drawn and decoded: 0.007 / 0.014, posterised
+    0.066 / 0.090.
+
     Args:
         rgb: (N, 3) colours in 0..255.
 
