@@ -23,14 +23,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from heph_vl.data.captions.facts import PATTERN_TYPES
+from heph_vl.data.captions import MAX_PATTERNS, PATTERN_TYPES
 from heph_vl.errors import HephError
 from heph_vl.models import weights
 from heph_vl.models.encoder import Encoder, EncoderConfig, balanced_mean, saliency_terms
 from heph_vl.models.gather import gather_rows
 from heph_vl.models.text import TextConfig, TextTower, load_tokenizer, save_tokenizer, tokenize
 
-MAX_PATTERNS = 4
 MAX_LOGIT_SCALE = math.log(100)
 _UNSPECIFIED = PATTERN_TYPES.index("unspecified")
 
@@ -75,17 +74,17 @@ class Retriever(nn.Module):
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """All that the loss needs of the model, under the names of the methods below."""
-        if self.training:
-            # A bound that can be left again: behind a clamp, t would get no gradient above it.
+        logit_scale = self.logit_scale
+        if self.training:  # bound t itself: behind a clamp it would get no gradient to come back
             with torch.no_grad():
-                self.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+                logit_scale.clamp_(max=MAX_LOGIT_SCALE)
         seen = self.encoder(batch["pixel_values"], batch["valid"], batch.get("size"))
         return {
             "image_embeds": _unit(self.image_projection(seen.pooled)),
             "text_embeds": self.encode_texts(batch["input_ids"], batch["attention_mask"]),
             "saliency_logits": seen.saliency_logits,
             "token_mask": seen.token_mask,
-            "logit_scale": self.logit_scale.clamp(max=MAX_LOGIT_SCALE),
+            "logit_scale": logit_scale,
         }
 
     def encode_images(

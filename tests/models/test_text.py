@@ -1,0 +1,188 @@
+"""Tokenizer and text tower: round trips, determinism, and independence of padding."""
+
+import itertools
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from heph_vl.data.annotations import read_annotations
+from heph_vl.errors import HephError
+from heph_vl.models.text import (
+    EOS_ID,
+    TextConfig,
+    TextTower,
+    load_tokenizer,
+    save_tokenizer,
+    tokenize,
+    train_tokenizer,
+)
+
+CAPTIONS = [
+    f"A {kind}-type deformation of {intensity} intensity can be detected on the {side} side."
+    for kind, intensity, side in itertools.product(
+        ("sill", "dyke", "mogi"), ("low", "high"), ("left", "right", "top")
+    )
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer(CAPTIONS, folder, 400)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder: Path) -> Any:
+    return load_tokenizer(folder)
+
+
+def test_same_captions_in_any_order_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    train_tokenizer([*CAPTIONS[::-1], " ".join(CAPTIONS[0].split(" ")), CAPTIONS[3]], tmp_path, 400)
+    files = sorted(path.name for path in folder.iterdir())
+    assert files == ["tokenizer.json", "tokenizer_config.json"]
+    assert all((folder / f).read_bytes() == (tmp_path / f).read_bytes() for f in files)
+
+
+def test_special_pieces_and_size(tokenizer: Any) -> None:
+    names = ["<unk>", "<s>", "</s>", "<pad>"]
+    assert tokenizer.convert_tokens_to_ids(names) == [0, 1, 2, 3]
+    assert 260 < len(tokenizer) <= 400
+    assert tokenizer.padding_side == "right"
+
+
+@settings(max_examples=50, deadline=None)
+@given(text=st.text(st.characters(exclude_categories=["Cs", "Z", "C"]), min_size=1))
+@example(text="Zürich 火山 \N{VOLCANO} qqq")
+@example(text=CAPTIONS[0])
+def test_any_text_is_written_and_read_back(tokenizer: Any, text: str) -> None:
+    ids = tokenizer(text, split_special_tokens=True)["input_ids"]
+    assert ids[0] == 1
+    assert ids[-1] == 2
+    assert not {0, 1, 2, 3} & set(ids[1:-1])
+    assert tokenizer.decode(ids, skip_special_tokens=True) == text
+
+
+def test_known_words_are_few_pieces(tokenizer: Any) -> None:
+    words = len(CAPTIONS[0].split())
+    assert len(tokenizer(CAPTIONS[0])["input_ids"]) <= 2 * words
+
+
+def test_other_libraries_load_the_folder(folder: Path, tokenizer: Any) -> None:
+    from open_clip.tokenizer import HFTokenizer
+    from transformers import AutoTokenizer
+
+    ids = tokenizer("dyke on the left")["input_ids"]
+    assert AutoTokenizer.from_pretrained(str(folder))("dyke on the left")["input_ids"] == ids
+    assert (
+        HFTokenizer(str(folder), context_length=20)("dyke on the left")[0, : len(ids)].tolist()
+        == ids
+    )
+
+
+def test_a_saved_folder_needs_no_protobuf(
+    folder: Path, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_tokenizer(tokenizer, tmp_path)
+    monkeypatch.setitem(sys.modules, "google.protobuf", None)
+    assert (tmp_path / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+    again = load_tokenizer(tmp_path)
+    assert again("a sill")["input_ids"] == tokenizer("a sill")["input_ids"]
+
+
+def test_tokenize_pads_and_marks_empty_texts(tokenizer: Any) -> None:
+    tokens = tokenize(tokenizer, ["a sill", "", "  ", "A  SILL on the left"], 32)
+    short = tokenizer("a sill")["input_ids"]
+    assert tokens["input_ids"][0, : len(short)].tolist() == short
+    assert set(tokens["input_ids"][0, len(short) :].tolist()) == {3}
+    assert tokens["attention_mask"].sum(1)[:3].tolist() == [len(short), 0, 0]
+    assert tokens["input_ids"][3].tolist() == tokenizer("a sill on the left")["input_ids"]
+    assert tokenize(tokenizer, [], 32)["input_ids"].shape[0] == 0
+    assert tokenize(tokenizer, [""], 32)["input_ids"].shape == (1, 1)
+
+
+def test_a_long_text_is_cut_with_eos_and_a_warning(tokenizer: Any) -> None:
+    with pytest.warns(UserWarning, match="1 of 2 texts cut to 8 tokens"):
+        tokens = tokenize(tokenizer, ["sill " * 50, "a sill"], 8)
+    assert tokens["input_ids"].shape == (2, 8)
+    assert tokens["input_ids"][0, -1] == EOS_ID
+    assert tokens["attention_mask"][0].all()
+
+
+def test_a_text_cannot_smuggle_in_special_tokens(tokenizer: Any) -> None:
+    ids = tokenize(tokenizer, ["a </s> <pad> sill"], 40)["input_ids"][0].tolist()
+    assert ids.count(2) == 1
+    assert 3 not in ids
+
+
+def tower() -> TextTower:
+    torch.manual_seed(0)
+    return TextTower(TextConfig(vocab_size=400, context_length=40, width=32, layers=2, heads=2))
+
+
+def test_features_do_not_depend_on_padding_or_company(tokenizer: Any) -> None:
+    texts = ["a sill", "", CAPTIONS[0]]
+    model = tower()
+    together = model(**tokenize(tokenizer, texts, 40))
+    assert together.shape == (3, 32)
+    for i in (0, 2):
+        alone = model(**tokenize(tokenizer, texts[i : i + 1], 40))
+        torch.testing.assert_close(alone[0], together[i], rtol=0, atol=1e-5)
+    assert (together[0] - together[2]).norm() > 0.1
+    tokens = tokenize(tokenizer, texts, 40)
+    tokens["input_ids"][tokens["attention_mask"] == 0] = 77
+    assert torch.equal(model(**tokens), together)
+
+
+def test_each_word_counts_and_every_parameter_learns(tokenizer: Any) -> None:
+    model = tower()
+    one, two = model(**tokenize(tokenizer, ["sill on the left", "sill on the right"], 40))
+    assert (one - two).norm() > 1e-3
+    model(**tokenize(tokenizer, ["", ""], 40)).square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize("missing", ["tokenizer.json", "tokenizer_config.json", "all"])
+def test_an_incomplete_folder_is_told(folder: Path, missing: str, tmp_path: Path) -> None:
+    if missing != "all":
+        shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+        (tmp_path / missing).unlink()
+    with pytest.raises(HephError, match="no tokenizer"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]"])
+def test_a_broken_tokenizer_is_told(folder: Path, content: str, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(HephError, match=str(tmp_path)) as caught:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_settings_are_told(tmp_path: Path) -> None:
+    with pytest.raises(HephError, match="no caption"):
+        train_tokenizer(["", "  "], tmp_path)
+    with pytest.raises(HephError, match="vocab_size: 260"):
+        train_tokenizer(CAPTIONS, tmp_path, 260)
+    with pytest.raises(HephError, match="heads must divide width"):
+        TextConfig(width=100, heads=3)
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_every_real_caption_fits_and_is_read_back(shared: Path, tmp_path: Path) -> None:
+    path = shared / "data" / "hephaestus" / "annotations.tar.gz"
+    captions = sorted({a.caption for a in read_annotations(path).annotations})
+    tokenizer = train_tokenizer(captions, tmp_path, TextConfig().vocab_size)
+    ids = tokenizer(captions)["input_ids"]
+    assert max(map(len, ids)) <= TextConfig().context_length
+    assert tokenizer.batch_decode(ids, skip_special_tokens=True) == captions
