@@ -19,7 +19,7 @@ from heph_vl.simulate.terrain import Grid, Terrain, draw_terrain, slope, swath_f
 
 FINE_PER_NATIVE = 10 / 3  # LiCSAR previews are 30 % of the 0.001 degree grid
 KIND_WEIGHTS = {"mogi": 0.3, "sill": 0.36, "dyke": 0.24, "spheroid": 0.06, "earthquake": 0.04}
-STEEPEST = 0.4  # fringes a native pixel: denser ones would average to nothing
+STEEPEST = 0.45  # fringes a native pixel: denser ones would average to nothing
 FAINTEST = 0.8  # fringes between any two levels of a source that differ
 STRONGEST = 8.5
 INCLINATION_DEG = 98.18  # Sentinel-1's orbit
@@ -282,6 +282,7 @@ def _draw_levels(dates: int, limit: float, once: bool, g: torch.Generator) -> tu
 
 
 def _draw_size(limit: float, g: torch.Generator) -> float:
-    bands = [(FAINTEST, 1.6), (1.8, 3.6), (3.9, STRONGEST)]
+    bands = [(FAINTEST, 1.6), (1.8, 3.8), (4.1, STRONGEST)]
     bands = [(low, min(high, limit)) for low, high in bands if low < limit]
-    return uniform(*bands[int(torch.randint(0, len(bands), (), generator=g))], g)
+    weights = torch.tensor([0.25, 0.3, 0.45][: len(bands)])
+    return uniform(*bands[int(torch.multinomial(weights, 1, generator=g))], g)

@@ -14,7 +14,7 @@ from heph_vl.simulate.decorrelation import decorrelate, ground_coherence, smooth
 from heph_vl.simulate.frame import Frame, date_state
 from heph_vl.simulate.sources import LOW_FROM, intensity_of, outline
 
-VISIBLE_SPREAD_RAD = 0.6  # standard deviation in a block from which an atmospheric effect is seen
+VISIBLE_SPREAD_RAD = 0.42  # standard deviation in a block from which an atmospheric effect is seen
 NOISY_COHERENCE = 0.14  # 50 looks: the phase scatters by more than 0.7 rad below
 CLEAR_SHARE = 0.3  # share of an outline that must be coherent for its event to be seen
 NO_INFORMATION = 0.9  # share of the land below NOTHING_COHERENCE when nothing can be read

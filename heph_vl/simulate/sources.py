@@ -170,7 +170,7 @@ def _okada(p: Parameters, east: Tensor, north: Tensor, slip: tuple[float, float,
 
 
 def _mogi_prior(g: torch.Generator) -> Parameters:
-    return {"depth": 1_500.0 * 4.0 ** uniform(0.0, 1.0, g)}
+    return {"depth": 1_800.0 * 4.0 ** uniform(0.0, 1.0, g)}
 
 
 def _spheroid_prior(g: torch.Generator) -> Parameters:
@@ -184,11 +184,11 @@ def _spheroid_prior(g: torch.Generator) -> Parameters:
 
 
 def _sill_prior(g: torch.Generator) -> Parameters:
-    return _rectangle_prior(g, (0.0, 10.0), (2e3, 6e3), (2e3, 6e3), (1_500.0, 4_000.0))
+    return _rectangle_prior(g, (0.0, 10.0), (2e3, 6e3), (2e3, 6e3), (1_500.0, 5_500.0))
 
 
 def _dyke_prior(g: torch.Generator) -> Parameters:
-    return _rectangle_prior(g, (75.0, 90.0), (3e3, 10e3), (2e3, 5e3), (500.0, 3_000.0))
+    return _rectangle_prior(g, (75.0, 90.0), (3e3, 10e3), (2e3, 5e3), (500.0, 4_000.0))
 
 
 def _earthquake_prior(g: torch.Generator) -> Parameters:

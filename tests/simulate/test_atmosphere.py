@@ -58,8 +58,9 @@ def test_dates_have_the_published_stratification():
     response = turbulence_filter(small)
     g = torch.Generator().manual_seed(2)
     drawn = [draw_date(small, response, g) for _ in range(1_000)]
-    pairs = torch.tensor([b.stratification - a.stratification for a, b in zip(
-        drawn[::2], drawn[1::2], strict=True)])
+    pairs = torch.tensor(
+        [b.stratification - a.stratification for a, b in zip(drawn[::2], drawn[1::2], strict=True)]
+    )
     assert float(pairs.std()) == pytest.approx(STRATIFICATION_RAD_PER_KM, rel=0.1)
     assert all(0 < d.clarity <= 1 for d in drawn)
     ramps = [d.ramp for d in drawn if d.ramp != (0.0, 0.0)]
