@@ -123,12 +123,15 @@ def tables(results: dict[str, Any]) -> list[Any]:
     Returns:
         Tables: metrics down, the model and its baselines across.
     """
+    from rich.box import SIMPLE
     from rich.table import Table
 
     found = []
     for name, suite in results["suites"].items():
         title = f"{name}: {suite['num_queries']} queries, {suite['num_candidates']} candidates"
-        table = Table(title=title, title_justify="left", title_style="bold")
+        table = Table(
+            title=title, title_justify="left", title_style="bold", box=SIMPLE, pad_edge=False
+        )
         for heading in (
             "",
             "model",
@@ -139,7 +142,7 @@ def tables(results: dict[str, Any]) -> list[Any]:
             "- shuffled",
             "95 %",
         ):
-            table.add_column(heading, justify="left" if not heading else "right")
+            table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
         for metric in SHOWN:
             if metric in suite["metrics"]:
                 table.add_row(metric, *_cells(metric, suite["metrics"][metric]))
@@ -191,7 +194,7 @@ def _run(options: argparse.Namespace) -> None:
                 options.batch_size,
                 lambda done, total: bar.update(task, completed=done, total=total),
             )
-        out = options.out or options.model.parent / "results.json"
+        out = options.out or options.model.parent / f"results.{options.split}.json"
     else:
         embeddings = read_predictions(options.predictions, gallery)
         out = options.out or options.predictions.with_suffix(".results.json")
@@ -205,6 +208,8 @@ def _run(options: argparse.Namespace) -> None:
         print(json.dumps(results, allow_nan=False))
         return
     console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 110)
     for table in tables(results):
         console.print(table)
     if embeddings.unreadable:
@@ -225,9 +230,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--model", type=Path, help="folder of a saved retriever")
     what.add_argument("--predictions", type=Path, help="anyone's embeddings, .npz")
     what.add_argument("--write-queries", type=Path, help="write what must be embedded, and stop")
-    parser.add_argument(
-        "--out", type=Path, help="default: results.json beside model or predictions"
-    )
+    parser.add_argument("--out", type=Path, help="default: beside model or predictions")
     parser.add_argument("--json", action="store_true", dest="as_json", help="print results as JSON")
     parser.add_argument("--batch-size", type=_positive, default=8, help="images at once")
     parser.add_argument("--seed", type=int, default=0, help="of shuffles and draws")
@@ -263,7 +266,7 @@ def _number(value: float | None, digits: int, *, signed: bool = False) -> str:
 def _interval(interval: list[float] | None, digits: int, *, signed: bool = False) -> str:
     if interval is None:
         return "-"
-    return " .. ".join(_number(edge, digits, signed=signed) for edge in interval)
+    return " to ".join(_number(edge, digits, signed=signed) for edge in interval)
 
 
 def _commit() -> str:

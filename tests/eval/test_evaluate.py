@@ -65,7 +65,7 @@ def test_our_model_is_scored_and_written(root: Path, capsys: pytest.CaptureFixtu
     arguments = ["--data", str(root / "dataset"), "--model", str(root / "model"), "--json"]
     assert main(arguments) == 0
     printed = json.loads(capsys.readouterr().out)
-    written = json.loads((root / "results.json").read_text())
+    written = json.loads((root / "results.test.json").read_text())
     assert printed == written
     assert len(written["model_id"]) == 64
     assert written["split"] == {

@@ -1,0 +1,111 @@
+"""Contact sheets: search results as one picture, for a look and for a mail."""
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from heph_vl.errors import HephError
+from heph_vl.index import Hit
+
+COLUMNS = 5
+_CELL = 208  # px: a thumbnail and its margin
+_LINES = 6  # of text under a picture
+_LINE_HEIGHT = 15
+_MARGIN = 8
+_PAPER, _INK, _FAINT, _LAND = (255, 255, 255), (25, 28, 33), (105, 112, 122), (232, 234, 237)
+
+
+def draw_hits(
+    hits: Sequence[Hit], thumbnails: Sequence[bytes | None], path: str | Path, *, title: str = ""
+) -> None:
+    """Write search results as a grid of pictures with rank, score, place, dates and caption.
+
+    Args:
+        hits: Best first.
+        thumbnails: An encoded picture for each hit, or None.
+        path: The picture to write; its ending gives the format (.png, .jpg, .webp).
+        title: The query, above the grid.
+
+    Raises:
+        HephError: If there is nothing to draw or the file cannot be written.
+    """
+    if not hits:
+        raise HephError(str(path), "no results to draw", "search for something else")
+    font, small = ImageFont.load_default(13), ImageFont.load_default(11)
+    columns = min(COLUMNS, len(hits))
+    rows = -(-len(hits) // columns)
+    cell_height = _CELL + _LINES * _LINE_HEIGHT
+    width = max(columns * _CELL, 2 * _CELL) + _MARGIN
+    heading = _wrap(title, font, width - 2 * _MARGIN, 2) if title else []
+    top = len(heading) * (_LINE_HEIGHT + 4) + _MARGIN
+    page = Image.new("RGB", (width, top + rows * cell_height), _PAPER)
+    draw = ImageDraw.Draw(page)
+    for i, line in enumerate(heading):
+        draw.text((_MARGIN, _MARGIN + i * (_LINE_HEIGHT + 4)), line, _INK, font)
+    for i, (hit, thumbnail) in enumerate(zip(hits, thumbnails, strict=True)):
+        x, y = _MARGIN + i % columns * _CELL, top + i // columns * cell_height
+        _paste(page, thumbnail, x, y)
+        y += _CELL - _MARGIN
+        for j, line in enumerate(_label(hit, small)):
+            draw.text((x, y + j * _LINE_HEIGHT), line, _FAINT if j else _INK, small)
+    _save(page, Path(path))
+
+
+def _paste(page: Image.Image, thumbnail: bytes | None, x: int, y: int) -> None:
+    side = _CELL - 2 * _MARGIN
+    ImageDraw.Draw(page).rectangle((x, y, x + side - 1, y + side - 1), fill=_LAND)
+    if thumbnail is None:
+        return
+    picture = Image.open(BytesIO(thumbnail)).convert("RGBA")
+    picture.thumbnail((side, side))
+    corner = x + (side - picture.width) // 2, y + (side - picture.height) // 2
+    page.paste(picture, corner, picture)
+
+
+def _label(hit: Hit, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> list[str]:
+    row = hit.row
+    dates = [row.get("primary_date"), row.get("secondary_date")]
+    lines = [
+        f"{hit.rank}.  {hit.score:.3f}   {row.get('frame_id') or row['image_id']}",
+        " to ".join(date for date in dates if date),
+    ]
+    kinds = [kind for kind in row.get("activity_types") or [] if kind]
+    if kinds:
+        lines.append(", ".join(kinds))
+    caption = _wrap(row.get("caption") or "", font, _CELL - 2 * _MARGIN, _LINES - len(lines))
+    return [_shortened(line, font, _CELL - 2 * _MARGIN) for line in (*lines, *caption)]
+
+
+def _wrap(
+    text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int, most: int
+) -> list[str]:
+    """Lines of at most `width` px; what does not fit into `most` lines ends in an ellipsis."""
+    lines: list[str] = []
+    words = text.split()
+    while words:
+        if len(lines) == most:
+            lines[-1] = _shortened(lines[-1] + " ...", font, width)
+            break
+        line = words.pop(0)
+        while words and font.getlength(f"{line} {words[0]}") <= width:
+            line += " " + words.pop(0)
+        lines.append(_shortened(line, font, width))
+    return lines
+
+
+def _shortened(line: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> str:
+    while font.getlength(line) > width:
+        line = line.removesuffix("...").rstrip()[:-1].rstrip() + "..."
+    return line
+
+
+def _save(page: Image.Image, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        page.save(path)
+    except (OSError, ValueError) as error:  # PIL names an unknown ending by ValueError
+        raise HephError(
+            str(path), f"could not be written: {error}", "name a .png in a writable folder"
+        ) from error
