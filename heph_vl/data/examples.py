@@ -183,7 +183,8 @@ def _interferogram(
     pair: Pair, annotation: Annotation, native: NativePair, config: ExampleConfig
 ) -> Row:
     return (
-        _images(native.image_png, native.coherence_png, native.mask)
+        _images(native.image_png, native.coherence_png)
+        | _mask(native.mask, native.events)
         | {"caption": annotation.caption, "unique_id": annotation.unique_id}
         | _place(pair)
         | _record(annotation)
@@ -198,7 +199,8 @@ def _patch(
 ) -> Row:
     coherence = None if patch.coherence is None else encode_png(patch.coherence)
     return (
-        _images(encode_png(patch.image), coherence, patch.mask)
+        _images(encode_png(patch.image), coherence)
+        | _mask(patch.mask, patch.events)
         | {
             "caption": patch_caption(annotation, native, patch.window),
             "unique_id": annotation.unique_id,
@@ -219,18 +221,16 @@ def _patch(
     )
 
 
-def _images(image: bytes, coherence: bytes | None, mask: NDArray[np.uint8] | None = None) -> Row:
-    row: Row = {
+def _images(image: bytes, coherence: bytes | None) -> Row:
+    return {
         "image": {"bytes": image, "path": None},
         "coherence": None if coherence is None else {"bytes": coherence, "path": None},
     }
-    if mask is not None:
-        row["mask"] = {"bytes": _mask_png(mask), "path": None}
-    return row
 
 
-def _mask_png(mask: NDArray[np.uint8]) -> bytes:
-    return encode_png(mask) if mask.any() else _empty_mask_png(*mask.shape)
+def _mask(mask: NDArray[np.uint8], events: tuple[Event, ...]) -> Row:
+    png = encode_png(mask) if events else _empty_mask_png(*mask.shape)
+    return {"mask": {"bytes": png, "path": None}}
 
 
 @lru_cache(maxsize=256)

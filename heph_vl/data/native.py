@@ -10,7 +10,7 @@ are decoded, averaged as phasors, coloured again, and their polygons shrunk with
 
 import io
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -151,6 +151,29 @@ def usual_sizes(pairs: Iterable["Pair"]) -> dict[str, Size]:
     return {frame_id: usual_size(found) for frame_id, found in sizes.items()}
 
 
+def data_meter(image: Image.Image) -> Callable[[Image.Image], float]:
+    """A function that tells how much of a crop of this picture shows anything (see `has_data`).
+
+    Args:
+        image: A loaded picture, mode P, RGB or RGBA.
+
+    Returns:
+        Crop of `image` -> share of its pixels with data, in [0, 1].
+    """
+    if image.mode != "P":
+        opaque_file = image.mode == "RGB" or image.getchannel("A").getextrema()[0] == 255
+        return lambda crop: float(_shows(np.asarray(crop.convert("RGBA")), opaque_file).mean())
+    table = palette_rgba(image)
+    empty = np.flatnonzero(~_shows(table, _is_opaque(image, table))).tolist()
+
+    def measure(crop: Image.Image) -> float:
+        # Counting colours is several times faster than an array of all pixels.
+        count = crop.histogram()
+        return 1 - sum(count[index] for index in empty) / (crop.width * crop.height)
+
+    return measure
+
+
 def has_data(image: Image.Image) -> NDArray[np.bool_]:
     """Where an interferogram shows anything, by its colours alone.
 
@@ -163,8 +186,7 @@ def has_data(image: Image.Image) -> NDArray[np.bool_]:
     """
     if image.mode == "P":
         table = palette_rgba(image)
-        opaque = bool((table[_used(image), 3] == 255).all())
-        shown: NDArray[np.bool_] = _shows(table, opaque)[np.asarray(image)]
+        shown: NDArray[np.bool_] = _shows(table, _is_opaque(image, table))[np.asarray(image)]
         return shown
     rgba = np.asarray(image.convert("RGBA"))
     return _shows(rgba, bool((rgba[..., 3] == 255).all()))
@@ -270,10 +292,25 @@ def _used(image: Image.Image) -> NDArray[np.bool_]:
     return np.array(image.histogram()) > 0
 
 
+def _is_opaque(image: Image.Image, table: NDArray[np.uint8]) -> bool:
+    """Whether no pixel of a palette picture with this (256, 4) table is transparent."""
+    clear = table[:, 3] < 255
+    return not (clear[_sample(image)].any() or clear[_used(image)].any())
+
+
+def _sample(image: Image.Image) -> NDArray[np.uint8]:
+    """Palette indices of every 16th pixel of each row and column: mostly enough for a verdict."""
+    return np.asarray(image)[::16, ::16]
+
+
 def _refuse_grey(image: Image.Image, where: str) -> None:
     """A grey picture has lost its phase; phase.decode_image says the same, but takes longer."""
     if image.mode == "P":
-        rgba = palette_rgba(image)[_used(image)]
+        table = palette_rgba(image)
+        coloured = (table[:, :3] != table[:, :1]).any(axis=1) & (table[:, 3] >= 128)
+        if coloured[_sample(image)].any():
+            return
+        rgba = table[_used(image)]
         rgb = rgba[rgba[:, 3] >= 128, :3]
         shades = rgb[((rgb != 0) & (rgb != 255)).any(axis=1)]  # white and black may be no data
         grey = len(shades) > 0 and bool((rgb == rgb[:, :1]).all())

@@ -20,7 +20,7 @@ from PIL import Image
 
 from heph_vl.data import captions
 from heph_vl.data.annotations import INTENSITIES, Annotation, Event
-from heph_vl.data.native import NativePair, has_data
+from heph_vl.data.native import NativePair, data_meter
 from heph_vl.data.raster import CLASS_IDS, rasterise_instances
 
 Window = tuple[int, int, int, int]
@@ -99,7 +99,7 @@ def cut_patches(
             rng = np.random.default_rng((config.jitter, annotation.unique_id, index))
         window = crop_window(subject.polygon or (), native.size, config.size, rng)
         name = f"{annotation.unique_id}" + (f"_{number}" if len(outlined) > 1 else "")
-        patch = _cut(name, window, subject, native, instances)
+        patch = _cut(name, window, native.image.crop(window), native, subject, instances)
         counts["crops"] += 1
         counts["crops_cut"] += not contains(window, subject)
         patches.append(patch)
@@ -211,24 +211,26 @@ def official_labels(annotation: Annotation, patch: Patch) -> dict[str, object]:
 def _tiles(
     annotation: Annotation, native: NativePair, config: PatchConfig, counts: Counter[str]
 ) -> list[Patch]:
-    valid = has_data(native.image)
+    share_with_data = data_meter(native.image)
     patches = []
     for number, window in enumerate(tile_windows(native.size, config.size)):
-        x0, y0, x1, y1 = window
-        if valid[y0:y1, x0:x1].mean() < config.min_valid:
+        image = native.image.crop(window)
+        if share_with_data(image) < config.min_valid:
             counts["tiles_without_data"] += 1
             continue
         counts["tiles"] += 1
-        patches.append(_cut(f"{annotation.unique_id}_{number}", window, None, native, None))
+        name = f"{annotation.unique_id}_{number}"
+        patches.append(_cut(name, window, image, native))
     return patches
 
 
 def _cut(
     name: str,
     window: Window,
-    subject: Event | None,
+    image: Image.Image,
     native: NativePair,
-    instances: NDArray[np.uint8] | None,
+    subject: Event | None = None,
+    instances: NDArray[np.uint8] | None = None,
 ) -> Patch:
     x0, y0, x1, y1 = window
     part = np.s_[y0:y1, x0:x1]
@@ -238,8 +240,7 @@ def _cut(
         events = tuple(_moved(native.events[i - 1], x0, y0) for i in seen[seen > 0])
     coherence = None
     if native.coherence is not None:
-        coherence = np.rint(native.coherence[part] * 255).astype(np.uint8)
-    image = native.image.crop(window)
+        coherence = (native.coherence[part] * 255 + np.float32(0.5)).astype(np.uint8)
     return Patch(name, window, subject, events, image, coherence, native.mask[part])
 
 

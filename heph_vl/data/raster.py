@@ -25,8 +25,12 @@ def rasterise(events: Sequence[Event], size: tuple[int, int]) -> NDArray[np.uint
         (height, width) uint8: 0 background, else 1 + index of the type in ACTIVITY_TYPES. Where
         polygons overlap the smaller one is on top.
     """
+    instances = rasterise_instances(events, size)
+    if not any(event.polygon for event in events):
+        return instances
     class_of = np.array([0, *(CLASS_IDS[event.type] for event in events)], np.uint8)
-    return class_of[rasterise_instances(events, size)]
+    mask: NDArray[np.uint8] = class_of[instances]
+    return mask
 
 
 def rasterise_instances(events: Sequence[Event], size: tuple[int, int]) -> NDArray[np.uint8]:

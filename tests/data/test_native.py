@@ -14,6 +14,7 @@ from heph_vl.data import phase
 from heph_vl.data.archive import load_pair, scan_archive
 from heph_vl.data.native import (
     STRIPMAP_SPACING_DEG,
+    data_meter,
     encode_png,
     has_data,
     source_spacing_deg,
@@ -263,3 +264,15 @@ def test_polygon_barely_over_the_edge_is_cut(tmp_path):
     native = load_pair(one_pair(tmp_path, polygon=[44, 10, 65.5, 10, 65.5, 30, 44, 30]))
     assert max(x for x, _ in native.events[0].polygon) == 64
     assert (native.mask == 3).sum() == 20 * 20
+
+
+@pytest.mark.parametrize("mode", ["P", "RGB", "RGBA"])
+def test_data_meter_agrees_with_has_data(tmp_path, mode):
+    image = load_pair(one_pair(tmp_path)).image
+    if mode != "P":
+        image = image.convert("RGBA")
+    if mode == "RGB":
+        image = Image.fromarray(np.asarray(image)[..., :3])
+    share, data = data_meter(image), has_data(image)
+    for x0, y0, x1, y1 in ((0, 0, 9, 64), (3, 10, 40, 41), (50, 0, 64, 20), (20, 20, 30, 30)):
+        assert share(image.crop((x0, y0, x1, y1))) == pytest.approx(data[y0:y1, x0:x1].mean())
