@@ -15,10 +15,10 @@ from heph_vl.simulate.frame import Frame, date_state
 from heph_vl.simulate.sources import LOW_FROM, intensity_of, outline
 
 VISIBLE_SPREAD_RAD = 0.42  # standard deviation in a block from which an atmospheric effect is seen
-NOISY_COHERENCE = 0.14  # 50 looks: the phase scatters by more than 0.7 rad below
-CLEAR_SHARE = 0.3  # share of an outline that must be coherent for its event to be seen
+NOISY_COHERENCE = 0.14  # of 50 looks the phase scatters by 0.9 rad here
+CLEAR_SHARE = 0.3  # share of an outline above NOTHING_COHERENCE for its event to be seen
 NO_INFORMATION = 0.9  # share of the land below NOTHING_COHERENCE when nothing can be read
-NOTHING_COHERENCE = 0.09
+NOTHING_COHERENCE = 0.09  # of 50 looks the phase scatters by 1.2 rad here
 ORBITAL_FRINGES = 1.5  # fringes of a ramp across the image from which it is seen
 
 
@@ -137,8 +137,10 @@ def _findings(
     land = frame.footprint & ~frame.terrain.water
     clear = land & (true_coherence >= NOISY_COHERENCE)
     noisy = land & ~clear
-    nothing = land & (true_coherence < NOTHING_COHERENCE)
-    if float(nothing.sum()) >= NO_INFORMATION * float(land.sum()):
+    # Fringes are still seen in ground that is already called noisy.
+    readable = land & (true_coherence >= NOTHING_COHERENCE)
+    events = _events(frame, pair, land, readable)
+    if not events and float(readable.sum()) <= (1 - NO_INFORMATION) * float(land.sum()):
         return (), CaptionFacts(frozenset({("noise",), ("no_information",)}))
     scene: set[tuple[str, ...]] = set()
     share_noisy, share_land = regions.block_mean(noisy.float(), land)
@@ -158,7 +160,6 @@ def _findings(
     tilt = sum(abs(slope) * side for slope, side in zip(ramp, extent, strict=True))
     if tilt >= ORBITAL_FRINGES * 2 * torch.pi:
         scene.add(("orbital_fringes",))
-    events = _events(frame, pair, land, clear)
     if not events:
         scene.add(("no_deformation",))
     elif not {("turbulent_mixing",), ("vertical_stratification",)} & scene:
@@ -175,14 +176,16 @@ def _atoms(effect: str, where: frozenset[str]) -> set[tuple[str, ...]]:
     return {(effect, region) for region in where} | ({(effect,)} if where else set())
 
 
-def _events(frame: Frame, pair: tuple[int, int], land: Tensor, clear: Tensor) -> tuple[Event, ...]:
+def _events(
+    frame: Frame, pair: tuple[int, int], land: Tensor, readable: Tensor
+) -> tuple[Event, ...]:
     """Events strong and coherent enough to be seen, the strongest first."""
     found = []
     for source in frame.sources:
         change = frame.difference(source, pair)
         if not change:
             continue
-        seen = outline(source.unit * change, land, clear, frame.native)
+        seen = outline(source.unit * change, land, readable, frame.native)
         if seen is None or seen.fringe_count < LOW_FROM or seen.seen_share < CLEAR_SHARE:
             continue
         kind = source.source.kind
