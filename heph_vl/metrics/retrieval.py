@@ -213,10 +213,11 @@ def _chunks(shape: tuple[int, ...]) -> Iterator[slice]:
 def _groups_with_relevant(starts: npt.NDArray[np.intp], relevant: Relevance) -> Ints:
     """(4, G): row, start s, size n and relevant r of the tie groups that have relevant items."""
     # `starts`: flat places in the ranked (C, N) `relevant` where a tie group starts.
-    sizes = np.diff(starts, append=relevant.size)
-    counts = np.add.reduceat(relevant.ravel().astype(np.int64), starts)
-    rows, places = np.divmod(starts, relevant.shape[1])
-    return np.stack([rows, places, sizes, counts])[:, counts > 0]
+    counts = np.add.reduceat(relevant.ravel(), starts, dtype=np.int64)
+    found = np.flatnonzero(counts)
+    ends = np.append(starts, relevant.size)[found + 1]
+    rows, places = np.divmod(starts[found], relevant.shape[1])
+    return np.stack([rows, places, ends - starts[found], counts[found]])
 
 
 def _from_groups(groups: Ints, shape: tuple[int, ...], ks: Sequence[int]) -> PerQuery:
@@ -252,13 +253,14 @@ def _from_groups(groups: Ints, shape: tuple[int, ...], ks: Sequence[int]) -> Per
 def _expected_dcg(
     ranked_gains: Scores, new: npt.NDArray[np.bool_], starts: npt.NDArray[np.intp]
 ) -> Floats:
-    sums = np.add.reduceat(ranked_gains.ravel().astype(np.float64), starts)
-    means = sums / np.diff(starts, append=ranked_gains.size)
+    sums = np.add.reduceat(ranked_gains.ravel(), starts, dtype=np.float64)
     top = min(NDCG_AT, ranked_gains.shape[1])
     # Each row starts a group, so the groups before a row number the groups up to its start.
     before_row = np.searchsorted(starts, np.arange(len(new)) * new.shape[1])
     group = before_row[:, None] + np.cumsum(new[:, :top], axis=1) - 1
-    dcg: Floats = means[group] @ _discounts(top)
+    ends = np.append(starts, new.size)
+    means = sums[group] / (ends[group + 1] - ends[group])
+    dcg: Floats = means @ _discounts(top)
     return dcg
 
 
