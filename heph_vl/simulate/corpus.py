@@ -33,7 +33,7 @@ from heph_vl.simulate.scene import Scene, simulate_scenes
 
 SETTINGS_FILE = "simulation.json"
 CHUNK = 8  # pairs that a worker takes at a time
-DEFORMING = 0.47  # share of pairs with motion; some of it is too noisy to be seen
+DEFORMING = 0.53  # share of pairs with motion; some of it is too noisy to be seen
 
 Progress = Callable[[int, int], None]
 
