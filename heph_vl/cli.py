@@ -8,7 +8,6 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -125,7 +124,7 @@ def simulate(
             workers=workers,
             progress=progress,
         )
-    _report(asdict(written), as_json)
+    _report({**vars(written), "patterns": dict(written.patterns)}, as_json)
 
 
 @app.command(
@@ -302,8 +301,11 @@ def _report(report: Mapping[str, Any], as_json: bool) -> None:
 
     console = Console(highlight=False)
     for name, value in report.items():
-        if name != "problems":
-            console.print(f"[bold]{name}[/]: {value}", markup=True, soft_wrap=True)
+        if name != "problems" and value not in (None, {}, []):
+            if isinstance(value, Mapping):
+                value = ", ".join(f"{key} {part}" for key, part in value.items())
+            console.print(f"[bold]{name}[/]", end=": ")
+            console.print(str(value), markup=False, soft_wrap=True)
     problems = list(report.get("problems", []))
     if problems:
         _say(f"{len(problems)} left out:")

@@ -13,7 +13,9 @@ from heph_vl.models.retriever import Retriever, RetrieverConfig
 from heph_vl.models.text import TextConfig
 
 CONFIG = RetrieverConfig(
-    encoder=EncoderConfig(backbone="test_resnet", dim=32, tile_size=64, num_latents=8, num_heads=2),
+    encoder=EncoderConfig(
+        backbone="test_resnet", norm="group", dim=32, tile_size=64, num_latents=8, num_heads=2
+    ),
     text=TextConfig(vocab_size=320, context_length=24, width=32, layers=1, heads=2),
     dim=24,
 )

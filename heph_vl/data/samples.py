@@ -339,7 +339,7 @@ def _overlaps(polygon: Sequence[tuple[float, float]], window: tuple[int, int, in
 
 
 def _flag(value: Any) -> bool:
-    return bool(value) and value != "none"
+    return bool(value) and bool(value != "none")
 
 
 def _encoded(column: Any) -> bytes:

@@ -38,7 +38,7 @@ class Backbone(nn.Module):
         options: Mapping[str, Any],
         *,
         tile_size: int,
-        norm: Literal["group", "batch"],
+        norm: Literal["batch", "group"],
         pretrained: str | None = None,
     ) -> None:
         super().__init__()

@@ -22,7 +22,9 @@ from heph_vl.models.encoder import (
     saliency_terms,
 )
 
-TINY = EncoderConfig(backbone="test_resnet", dim=32, tile_size=64, num_latents=8, num_heads=2)
+TINY = EncoderConfig(
+    backbone="test_resnet", norm="group", dim=32, tile_size=64, num_latents=8, num_heads=2
+)
 SWIN = {"embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 2)}
 SMALL_VIT = {"depth": 1, "embed_dim": 32, "num_heads": 1}
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -285,6 +287,7 @@ def test_pretrained_weights_come_from_a_local_file(tmp_path: Path) -> None:
         ({"backbone_options": {"colour": 1}}, "encoder.backbone: test_resnet"),
         ({"tile_size": 100}, "encoder.tile_size: 100 px"),
         ({"tile_overlap": 64}, "encoder.tile_overlap: 64 px"),
+        ({"tile_overlap": 8}, "encoder.tile_overlap: 8 px"),
         ({"num_heads": 3}, "num_heads must divide dim"),
         ({"num_latents": 7}, "num_latents be even"),
         ({"pretrained": "weights.pth"}, "not a .safetensors file"),
