@@ -105,7 +105,10 @@ def retriever_loss_equals_one_process(accelerator: Accelerator, folder: Path) ->
     gradients = dict(together.module.named_parameters())
     for name, parameter in alone.named_parameters():
         assert parameter.grad is not None, name
-        torch.testing.assert_close(gradients[name].grad, parameter.grad, rtol=1e-5, atol=1e-6)
+        difference = (gradients[name].grad - parameter.grad).norm()
+        # Next to the loss; float32 sums of the backbone's convolutions add their own rounding.
+        near = "encoder" not in name
+        assert difference <= (1e-6 if near else 1e-5) * (1 + parameter.grad.norm()), name
 
 
 CHECKS: list[Check] = [
