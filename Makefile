@@ -23,15 +23,26 @@ install: .venv/.installed
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@
 
-# Each step resumes or skips what is already done, so running make demo again costs seconds.
+# Each step resumes or is skipped when done, so running make demo again takes seconds.
+MODEL := $(DEMO)/retriever/tiny
 demo: .venv/.installed
 	$(BIN)/heph-vl simulate $(DEMO)/archive -n 400 --frames 28 --seed 0
 	$(BIN)/heph-vl dataset $(DEMO)/archive $(DEMO)/dataset
-	$(BIN)/python training/train_retriever.py --config configs/retriever/tiny.yaml --data.path $(DEMO)/dataset --run.folder $(DEMO)/retriever --resume true
-	$(BIN)/heph-vl index $(DEMO)/dataset $(DEMO)/index --model $(DEMO)/retriever/model
-	$(BIN)/python eval/evaluate.py --data $(DEMO)/dataset --split test --model $(DEMO)/retriever/model --out $(DEMO)/results.json
+	$(BIN)/python training/train_retriever.py --config configs/retriever/tiny.yaml \
+		--data.path $(DEMO)/dataset --run.root $(DEMO) --resume
+	$(MAKE) --no-print-directory $(DEMO)/index.html
+	@echo "Open $(DEMO)/index.html, or ask:"
+	@echo "  $(BIN)/heph-vl search $(DEMO)/index \"sill-type deformation on the left\" --sheet out.png"
+
+$(DEMO)/index/meta.json: $(MODEL)/results.json
+	rm -rf $(DEMO)/index
+	$(BIN)/heph-vl index $(DEMO)/dataset $(DEMO)/index --model $(MODEL)/model
+
+$(DEMO)/results.json: $(MODEL)/results.json
+	$(BIN)/python eval/evaluate.py --data $(DEMO)/dataset --split test --model $(MODEL)/model --out $@
+
+$(DEMO)/index.html: $(DEMO)/index/meta.json $(DEMO)/results.json eval/report.py
 	$(BIN)/python eval/report.py --demo $(DEMO)
-	@echo "Open $(DEMO)/index.html"
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

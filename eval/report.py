@@ -2,7 +2,7 @@
 
     python eval/report.py --demo runs/demo
 
-reads `dataset`, `index`, `retriever` (the run folder) and `results.json` (of eval/evaluate.py) in
+reads `dataset`, `index`, `retriever/tiny` (the run folder) and `results.json` (of eval/evaluate.py) in
 that folder and writes `index.html` there.
 """
 
@@ -26,6 +26,7 @@ from heph_vl.embed import encoded_images
 from heph_vl.errors import HephError
 from heph_vl.index import Hit
 
+RUN = Path("retriever", "tiny")  # where make demo trains
 NUM_RESULTS = 6
 NUM_SAMPLES = 12
 _METRICS = ("hit@1", "hit@5", "hit@10", "recall@10", "median_rank", "mAP", "nDCG@10")
@@ -67,7 +68,7 @@ def read_demo(folder: Path) -> Demo:
     """Everything but the index.
 
     Args:
-        folder: With `dataset`, `retriever` and `results.json`.
+        folder: With `dataset`, RUN and `results.json`.
 
     Returns:
         The parts of the page.
@@ -80,7 +81,7 @@ def read_demo(folder: Path) -> Demo:
     from heph_vl.data.parquet import load
 
     splits = load(folder / "dataset")
-    run = folder / "retriever"
+    run = folder / RUN
     lines = _read(run / "metrics.jsonl").splitlines()
     return Demo(
         datasets.concatenate_datasets(list(splits.values())),
@@ -145,7 +146,7 @@ def search_all(folder: Path, demo: Demo, queries: Sequence[str]) -> dict[str, li
     """Hits of each query among the volcanoes of the test split, which training has not seen.
 
     Args:
-        folder: With `index` and `retriever/model`.
+        folder: With `index` and the model of RUN.
         demo: Its dataset tells which volcano groups are held out.
         queries: Texts.
 
@@ -157,7 +158,7 @@ def search_all(folder: Path, demo: Demo, queries: Sequence[str]) -> dict[str, li
     groups = sorted({demo.rows["volcano_group"][i] for i in _test_rows(demo)})
     quoted = ", ".join("'" + group.replace("'", "''") + "'" for group in groups)
     where = f"volcano_group IN ({quoted})"
-    model = folder / "retriever" / "model"
+    model = folder / RUN / "model"
     return {
         text: search(folder / "index", text=text, k=NUM_RESULTS, where=where, model=model).hits
         for text in queries

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -102,6 +102,12 @@ def simulate(
     dates: Annotated[int, typer.Option(help="Acquisition dates of each frame.")] = 12,
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
     size: Annotated[int, typer.Option(help="Side of an image in pixels of 1/300 degree.")] = 288,
+    palette: Annotated[
+        Literal["new", "old"], typer.Option(help="LiCSAR's colours since, or before, October 2020.")
+    ] = "new",
+    posterise: Annotated[
+        bool, typer.Option(help="Few colours, as the real patches have, or all 255.")
+    ] = True,
     workers: Annotated[
         int | None, typer.Option(help="Processes; one for each core if not given.")
     ] = None,
@@ -112,6 +118,7 @@ def simulate(
     Running the same command again finishes what was interrupted.
     """
     from heph_vl.simulate import corpus
+    from heph_vl.simulate.render import Rendering
 
     with _progress("Simulating") as progress:
         written = corpus.simulate(
@@ -121,6 +128,7 @@ def simulate(
             dates=dates,
             seed=seed,
             size=size,
+            rendering=Rendering(palette=palette, posterise=posterise),
             workers=workers,
             progress=progress,
         )

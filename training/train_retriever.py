@@ -6,6 +6,9 @@ Reads top to bottom: data, model, training, measure. The loss is in `heph_vl/mod
 the loop in `heph_vl/loop.py`.
 """
 
+import heph_vl  # noqa: F401 - first: it tells libgomp not to spin, before torch is loaded
+
+# isort: split
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

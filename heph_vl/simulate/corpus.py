@@ -128,7 +128,8 @@ def simulate(
         dates: Acquisitions of each frame; pairs are drawn from them.
         seed: Same seed, same bytes.
         size: Side of the images in native pixels (1/300 degree), a multiple of 3.
-        rendering: How previews are drawn; the newer LiCSAR palette when none.
+        rendering: How previews are drawn; if none, as the real patches are: the newer LiCSAR
+            palette, posterised.
         workers: Processes; one for each core when none.
         progress: Called with (done, n), from this process.
 
@@ -140,7 +141,7 @@ def simulate(
             or read-only. What is on disk then is whole, and the same call resumes.
     """
     out = Path(out)
-    settings = Settings(n, frames, dates, seed, size, rendering or Rendering())
+    settings = Settings(n, frames, dates, seed, size, rendering or Rendering(posterise=True))
     _check(settings)
     counts = _spread(n, frame_order()[:frames])
     _claim(out, settings)

@@ -22,15 +22,15 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     records = write_fake_archive(root / "archive", n=20, size=64)
     write_parquet(root / "archive", root / "dataset")
     tokenizer = train_tokenizer([r["caption"] for r in records], root / "tokenizer", 320)
-    model = root / "retriever" / "model"
+    model = root / "retriever" / "tiny" / "model"
     tiny_retriever.make(tokenizer, text=tiny_retriever.LONG_TEXT).save_pretrained(model)
     build_index(root / "dataset", root / "index", model)
     lines = [{"step": 1, "loss": 4.2}, {"step": 2, "loss": 3.1, "val_mAP_captions": 0.25}]
-    (root / "retriever" / "metrics.jsonl").write_text(
+    (root / "retriever" / "tiny" / "metrics.jsonl").write_text(
         "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 3, "lo'
     )
-    (root / "retriever" / "config.yaml").write_text("run:\n  name: <tiny>\n")
-    (root / "retriever" / "environment.json").write_text(
+    (root / "retriever" / "tiny" / "config.yaml").write_text("run:\n  name: <tiny>\n")
+    (root / "retriever" / "tiny" / "environment.json").write_text(
         json.dumps({"commit": "abc123", "dirty": True, "versions": {"torch": "2.11"}, "seed": 0})
     )
     arguments = ["--data", str(root / "dataset"), "--model", str(model), "--draws", "100"]
@@ -72,7 +72,7 @@ def test_hits_are_held_out_and_marked_by_their_facts(demo: Path) -> None:
         assert markup.count('class="badge">match') == matches
 
 
-@pytest.mark.parametrize("missing", ["results.json", "retriever/metrics.jsonl", "dataset"])
+@pytest.mark.parametrize("missing", ["results.json", "retriever/tiny/metrics.jsonl", "dataset"])
 def test_a_missing_part_is_told_in_one_line(
     demo: Path, missing: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -184,7 +184,6 @@ def _vertical(facts: CaptionFacts, voice: _Voice, first: bool) -> str:
             "Vertical stratification effect",
             "Vertical stratification",
             "A vertical stratification effect",
-            "Vertical stratification effect of low intensity",
         )
     )
     return f"{subject} {_verb(voice, first)}{_place(regions, voice)}."
@@ -201,7 +200,6 @@ def _turbulent(facts: CaptionFacts, voice: _Voice, first: bool) -> str:
         (
             ("Turbulent mixing effect", False),
             ("A turbulent mixing effect", False),
-            ("Turbulent mixing effect of high intensity", False),
             ("A wave-like pattern caused by atmospheric delays", False),
             ("Wave-like patterns caused by atmospheric delays", True),
         )
