@@ -9,11 +9,14 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from heph_vl.errors import HephError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 app = typer.Typer(
     name="heph-vl",
@@ -78,8 +81,6 @@ def inspect(
     strict: Strict = False,
 ) -> None:
     """Count and check annotations: classes, flags, years, frames, captions, quirks, problems."""
-    from rich.console import Console
-
     from heph_vl.data import annotations, report
 
     with _busy(f"Reading {path}"):
@@ -87,7 +88,7 @@ def inspect(
     if as_json:
         _print_json(summary)
     else:
-        report.render(summary, Console())
+        report.render(summary, _console())
 
 
 @app.command(
@@ -305,9 +306,7 @@ def _report(report: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         _print_json(report)
         return
-    from rich.console import Console
-
-    console = Console(highlight=False)
+    console = _console()
     for name, value in report.items():
         if name != "problems" and value not in (None, {}, []):
             if isinstance(value, Mapping):
@@ -322,7 +321,6 @@ def _report(report: Mapping[str, Any], as_json: bool) -> None:
 
 
 def _print_hits(hits: Sequence[Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("rank", "score", "id", "frame", "dates", "labels", "caption")
@@ -338,7 +336,14 @@ def _print_hits(hits: Sequence[Any]) -> None:
             labels,
             row["caption"] or "-",
         )
-    Console().print(table)
+    _console().print(table)
+
+
+def _console() -> "Console":
+    """Of stdout; wide enough for tables when it is a file or a pipe."""
+    from rich.console import Console
+
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
 def _print_json(value: Any) -> None:

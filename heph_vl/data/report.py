@@ -281,7 +281,8 @@ def _table(
 
     table = Table(title=title, title_justify="left", title_style="bold")
     for position, name in enumerate(head):
-        table.add_column(name, overflow="fold")
+        # Names and numbers stay whole; free text stands in the last column.
+        table.add_column(name, overflow="fold", no_wrap=position < len(head) - 1)
         rows = list(rows)
         if rows and isinstance(rows[0][position], int):
             table.columns[position].justify = "right"
