@@ -2,8 +2,8 @@
 
     python eval/report.py --demo runs/demo
 
-reads `dataset`, `index`, `retriever/tiny` (the run folder) and `results.json` (of eval/evaluate.py) in
-that folder and writes `index.html` there.
+reads `dataset`, `index`, `retriever/tiny` (the run folder) and `results.json` (of eval/evaluate.py)
+in that folder and writes `index.html` there.
 """
 
 import argparse

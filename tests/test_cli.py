@@ -111,7 +111,7 @@ def test_from_archive_to_answer(capsys, tmp_path):
     assert code == 0
     assert "score" in out
 
-    for where, word in [("volcano = 'Etna'", "volcano"), ("frame_id = '1' OR", "where")]:
+    for where, word in [("volcano = 'Etna'", "volcano"), ("frame_id = '1' OR", "character 18")]:
         code, out, err = call(capsys, "search", tmp_path / "index", "sill", "--where", where)
         assert code == 1
         assert word in err

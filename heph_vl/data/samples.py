@@ -201,7 +201,7 @@ def crop(sample: Sample, window: tuple[int, int, int, int]) -> Sample:
     events = tuple(
         replace(event, polygon=tuple((x - x0, y - y0) for x, y in event.polygon))
         for event in sample.events
-        if event.polygon is not None and _overlaps(event.polygon, window)
+        if event.polygon is not None and _is_inside(event.polygon, window)
     )
     atmosphere = ("vertical_stratification",) in cut.facts.scene
     return replace(
@@ -332,10 +332,12 @@ def image_pixels(
     return np.stack([_COS[code], _SIN[code], _BYTE[coherence] * valid]), valid
 
 
-def _overlaps(polygon: Sequence[tuple[float, float]], window: tuple[int, int, int, int]) -> bool:
-    x0, y0, x1, y1 = window
-    xs, ys = zip(*polygon, strict=True)
-    return min(xs) < x1 and max(xs) > x0 and min(ys) < y1 and max(ys) > y0
+def _is_inside(polygon: Sequence[tuple[float, float]], window: tuple[int, int, int, int]) -> bool:
+    """Whether a quarter of the polygon's box is in the window: the rule of `captions.crop`."""
+    corners = np.asarray(polygon, dtype=np.float64)
+    low, high = corners.min(axis=0), np.maximum(corners.max(axis=0), corners.min(axis=0) + 1)
+    inside = np.minimum(high, window[2:]) - np.maximum(low, window[:2])
+    return bool(inside.clip(min=0).prod() >= 0.25 * (high - low).prod())
 
 
 def _flag(value: Any) -> bool:

@@ -222,7 +222,9 @@ def collate(
         "text_count": torch.tensor([float(item["text_count"]) for item in items]),
         "unique_id": torch.tensor([item["unique_id"] for item in items]),
         "ambiguous": torch.tensor([sample.ambiguous for sample in samples]),
-        "deformation": torch.tensor([bool(sample.events) for sample in samples]),
+        "deformation": torch.tensor(
+            [bool(sample.events) or bool(sample.mask.any()) for sample in samples]
+        ),
         "activity_types": torch.tensor(
             [[any(e.type == t for e in s.events) for t in ACTIVITY_TYPES] for s in samples]
         ),

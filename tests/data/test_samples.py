@@ -159,6 +159,14 @@ def test_crop_without_the_pattern_says_so(sample):
     assert cut.volcano_phase == samples.VOLCANO_PHASES.index("rest")
 
 
+def test_a_sliver_of_a_pattern_is_neither_told_nor_denied(sample):
+    cut = samples.crop(sample, (0, 0, 64, 40))  # two of the polygon's eighteen columns
+    assert cut.mask.any()
+    assert cut.events == ()
+    assert cut.facts.patterns == ()
+    assert ("no_deformation",) not in cut.facts.scene
+
+
 def test_crop_away_from_the_atmosphere_loses_its_label(sample):
     cut = samples.crop(sample, (60, 0, 90, 30))
     assert cut.atmosphere == 0

@@ -110,7 +110,9 @@ def test_collate_pads_and_keeps_true_sizes(rows):
         np.testing.assert_array_equal(batch["mask"][i, :h, :w], item["sample"].mask)
         scene, patterns = batch["scene_atoms"][i].numpy(), batch["patterns"][i].numpy()
         assert captions.decode(scene, patterns) == item["sample"].facts
-    assert batch["activity_types"][:, 2].tolist() == batch["deformation"].tolist()
+    assert batch["deformation"].tolist() == batch["mask"].flatten(1).any(1).tolist()
+    assert (batch["activity_types"][:, 2] <= batch["deformation"]).all()
+    assert not batch["activity_types"][:, [0, 1, 3, 4, 5]].any()
 
 
 def test_cache_limit_changes_nothing_but_memory(rows):
