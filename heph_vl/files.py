@@ -19,7 +19,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:  # torch.save raises the second
-        fix = "free space or choose a writable folder; what was complete is kept, then --resume"
+        fix = "free space or choose a writable folder; what was complete is kept"
         raise HephError(str(path), f"could not be written: {error}", fix) from error
 
 
@@ -34,9 +34,13 @@ def _sync(path: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a file all or nothing."""
     temporary = path.with_name(TEMPORARY + path.name)
-    temporary.write_text(text)
-    _sync(temporary)
-    temporary.replace(path)
+    try:
+        temporary.write_text(text)
+        _sync(temporary)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     _sync(path.parent)
 
 

@@ -150,7 +150,14 @@ class Index:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.commit() if kind is None else self.discard()
+        if kind is not None:
+            self.discard()
+            return
+        try:
+            self.commit()
+        except BaseException:
+            self.discard()
+            raise
 
     def add(self, vectors: npt.ArrayLike, rows: Sequence[Mapping[str, Any]]) -> None:
         """Stages images; readers see them after ``commit``.

@@ -49,7 +49,8 @@ def index_row(example: Mapping[str, Any]) -> dict[str, Any]:
         example: A row of the dataset with its image decoded (PIL) or as stored (``{"bytes"}``).
 
     Returns:
-        Values for ``COLUMNS`` and ``thumbnail``; ``image`` is the path inside the raw archive.
+        Values for ``COLUMNS`` and ``thumbnail``; ``image`` is the path inside the raw archive, or
+        that of the file if it is of none.
     """
     row: dict[str, Any] = {name: example.get(name) for name in COLUMNS}
     for name in ("primary_date", "secondary_date"):
@@ -62,7 +63,9 @@ def index_row(example: Mapping[str, Any]) -> dict[str, Any]:
     if row["image_id"] is None:  # a patch has a name, an unlabeled image only place and dates
         fallback = f"{row['frame_id']}_{pair}" if row["unique_id"] is None else row["unique_id"]
         row["image_id"] = str(example.get("patch") or fallback)
-    if not isinstance(image, str):
+    if row["frame_id"] is None and isinstance(image, Mapping):  # a file outside any archive
+        row["image"] = image.get("path") or row["image_id"]
+    elif not isinstance(image, str):
         row["image"] = f"{row['frame_id']}/interferograms/{pair}/{pair}.geo.diff.png"
     row["thumbnail"] = None if image is None or isinstance(image, str) else thumbnail(image)
     return row

@@ -3,6 +3,8 @@
 import contextlib
 from pathlib import Path
 
+import pytest
+
 from heph_vl.files import new_folder, write_text
 
 
@@ -20,3 +22,17 @@ def test_files_and_folders_are_replaced_whole(tmp_path: Path) -> None:
         (folder / "y").write_text("3")
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["y"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "model"]
+
+
+def test_a_failed_write_leaves_the_old_file_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_text(tmp_path / "a.txt", "one")
+
+    def full(path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("heph_vl.files._sync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_text(tmp_path / "a.txt", "two")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["one"]

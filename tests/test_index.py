@@ -163,6 +163,23 @@ def test_an_exception_leaves_no_new_index_and_no_folder(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_commit_that_fails_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(folder: Path, meta: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("heph_vl.index._write_meta", full)
+
+    def fail() -> None:
+        with Index.create(tmp_path / "idx", MODEL, 16) as index:
+            index.add(unit_vectors(3), rows(3))
+
+    with pytest.raises(HephError, match="No space left"):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_exception_while_adding_leaves_the_old_index(index: Index) -> None:
     with pytest.raises(HephError, match="added twice"), index:
         index.add(unit_vectors(2), [rows(1, start=300)[0]] * 2)
@@ -266,6 +283,9 @@ def test_an_example_becomes_columns_and_a_small_picture() -> None:
     assert index_row({**example, "patch": "0_3"})["image_id"] == "0_3"
     nameless = {**example, "unique_id": None}
     assert index_row(nameless)["image_id"] == "000A_00000_000000_20150101_20150113"
+    stored = {"bytes": row["thumbnail"], "path": "pictures/a.png"}
+    lone = index_row({"image_id": "a.png", "image": stored})
+    assert (lone["image_id"], lone["image"]) == ("a.png", "pictures/a.png")
     small = Image.open(BytesIO(row["thumbnail"]))
     assert small.size == (192, 137)
     assert small.convert("RGB").getpixel((90, 60)) == (166, 0, 38)

@@ -115,6 +115,8 @@ def pairs_by_split(
         return {"train": archive.unlabeled}
     if not archive.annotated:
         what = "no interferogram has an annotation"
+        if archive.problems:
+            what += f", {len(archive.problems)} problems, the first: {archive.problems[0]}"
         raise HephError(str(archive.root), what, "give the annotations, or the config unlabeled")
     records = [pair.annotation for pair in archive.annotated if pair.annotation is not None]
     assigned = splits.assign(records, scheme, fold=fold, patch_file=patch_file)

@@ -119,7 +119,9 @@ def assign(
         raise HephError("splits", f"unknown scheme {scheme!r}", f"use one of {', '.join(SCHEMES)}")
     if fold is not None and (scheme != "grouped" or fold not in range(FOLDS)):
         raise HephError("splits", f"fold {fold} of {scheme}", "use 0 to 4, with grouped only")
-    if (patch_file is None) == (scheme == "official"):
+    if scheme == "official" and patch_file is None:
+        raise HephError("splits", "official without its patch file", "name train_test_split.json")
+    if scheme != "official" and patch_file is not None:
         raise HephError("splits", f"{scheme} with patch_file {patch_file}", "only official has one")
     choose: Callable[[Annotation], str | None]
     if patch_file is not None:

@@ -79,7 +79,7 @@ def publish(out: Path, stage: Path, names: Sequence[str], manifest: dict[str, An
     Args:
         out: The output folder.
         stage: The folder given by `open_stage`.
-        names: Top-level names in `stage`; they replace those of the same name in `out`.
+        names: Top-level names in `stage`; they replace those of the old manifest in `out`.
         manifest: Gets `files`, sizes of all files by their path in `out`.
     """
     files = {
@@ -88,13 +88,16 @@ def publish(out: Path, stage: Path, names: Sequence[str], manifest: dict[str, An
         for path in sorted([stage / name, *(stage / name).rglob("*")])
         if path.is_file()
     }
+    before = {Path(name).parts[0] for name in (read_manifest(out) or {}).get("files", {})}
     (out / MANIFEST).unlink(missing_ok=True)
     replaced = stage / "replaced"
     shutil.rmtree(replaced, ignore_errors=True)
     replaced.mkdir()
-    for name in names:
+    # What an output of another kind left would be read together with this one.
+    for name in sorted(before.union(names)):
         if (out / name).exists():
             (out / name).replace(replaced / name)
+    for name in names:
         (stage / name).replace(out / name)
     write_atomically(out / MANIFEST, json.dumps(manifest | {"files": files}, indent=1))
     shutil.rmtree(stage)

@@ -41,11 +41,16 @@ from heph_vl.data.samples import (
     shift_phase,
     whole,
 )
+from heph_vl.errors import HephError
 
 
 @dataclass(frozen=True)
 class TransformConfig:
-    """How training samples are cut and varied; every change is applied to all fields together."""
+    """How training samples are cut and varied; every change is applied to all fields together.
+
+    Raises:
+        HephError: If a share or a probability is not one, or the crop has no pixel.
+    """
 
     crop_size: int = 224  # native pixels
     whole_fraction: float = 0.2  # share of samples that are whole interferograms
@@ -56,6 +61,14 @@ class TransformConfig:
     estimated_coherence: float = 0.5  # probability of the estimate although it was measured
     fact_dropout: float = 0.5  # probability that a text says only some of the facts
     paraphrase: float = 0.5  # probability of another wording of the same facts
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if name == "crop_size":
+                if value < 1:
+                    raise HephError("transform.crop_size", f"{value} px", "at least 1, e.g. 224")
+            elif not 0 <= value <= 1:
+                raise HephError(f"transform.{name}", f"{value}", "a number from 0 to 1")
 
 
 def random_window(

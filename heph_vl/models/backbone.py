@@ -44,7 +44,8 @@ class Backbone(nn.Module):
         super().__init__()
         options = dict(options)
         try:
-            if timm.get_pretrained_cfg(name).fixed_input_size:
+            known = timm.get_pretrained_cfg(name)
+            if known is not None and known.fixed_input_size:
                 options.setdefault("img_size", tile_size)
             probe = timm.create_model(name, features_only=True, out_indices=(-1,), **options)
         except Exception as error:  # timm refuses names and options in many ways

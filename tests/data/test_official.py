@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from heph_vl.data.archive import load_pair, scan_archive
-from heph_vl.data.hephaestus import export_official
+from heph_vl.data.hephaestus import export_official, write_parquet
 from heph_vl.data.patches import PatchConfig
 from heph_vl.errors import HephError
 from tests.data.fake_archive import write_fake_archive
@@ -84,6 +84,16 @@ def test_again_does_nothing_and_changes_are_noticed(archive, tmp_path):
     export_official(archive, out, patches=PatchConfig(size=32))
     sizes = {Image.open(path).size for path in (out / "labeled").rglob("*.png")}
     assert sizes == {(32, 32)}
+
+
+def test_an_output_of_another_kind_is_replaced_whole(archive, tmp_path):
+    out = tmp_path / "out"
+    write_parquet(archive, out)
+    export_official(archive, out, patches=CONFIG)
+    kept = {"cls_labels", "heph_vl.json", "labeled", "masks"}
+    assert {path.name for path in out.iterdir()} == kept
+    write_parquet(archive, out)
+    assert {path.name for path in out.iterdir()} == {"README.md", "data", "heph_vl.json"}
 
 
 def test_bad_image_is_listed_or_fatal(archive, tmp_path):

@@ -196,6 +196,13 @@ def test_bad_records_are_left_out_counted_and_listed(archive, tmp_path):
     assert not (tmp_path / "strict" / "data").exists()
 
 
+def test_no_readable_record_says_why(archive, tmp_path):
+    for path in (archive / "annotations").iterdir():
+        path.write_text("{")
+    with pytest.raises(HephError, match=r"problems, the first: .*1\.json: not JSON"):
+        write_parquet(archive, tmp_path / "out")
+
+
 def test_records_outside_the_splits_are_counted(archive, tmp_path):
     raw = record(50, "156A_05796_080500", *_dates("20190520", "20190625"))
     write_annotation(archive, raw)

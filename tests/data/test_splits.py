@@ -179,6 +179,11 @@ def test_wrong_use_is_one_line(wrong):
         splits.assign([], **wrong)
 
 
+def test_official_without_its_file_names_it():
+    with pytest.raises(HephError, match=r"without its patch file; name train_test_split\.json"):
+        splits.assign([], "official")
+
+
 def test_patch_file_is_for_official_only(tmp_path):
     with pytest.raises(HephError, match="only official"):
         splits.assign([], "paper", patch_file=tmp_path)

@@ -10,6 +10,7 @@ from PIL import Image
 from heph_vl.data import captions, phase, transforms
 from heph_vl.data.samples import pixels
 from heph_vl.data.transforms import TrainingSet, TransformConfig
+from heph_vl.errors import HephError
 from tests.data.test_samples import make_row
 
 CONFIG = TransformConfig(crop_size=48)
@@ -124,3 +125,11 @@ def test_cache_limit_changes_nothing_but_memory(rows):
         )
     assert not bare._cache
     assert len(cached._cache) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("mirror", 7), ("fact_dropout", -0.1), ("crop_size", 0)]
+)
+def test_settings_out_of_range_are_named(name, value):
+    with pytest.raises(HephError, match=f"^transform.{name}: {value}"):
+        TransformConfig(**{name: value})

@@ -73,6 +73,11 @@ def test_every_family_gives_stride_16_and_trains_whole(backbone: str) -> None:
     assert encoder(pixels, valid).pyramid is None
 
 
+def test_an_unknown_backbone_is_named() -> None:
+    with pytest.raises(HephError, match=r"^encoder.backbone: nonsense_net: Unknown model"):
+        make(backbone="nonsense_net")
+
+
 def test_the_default_backbone_is_cut_after_layer3() -> None:
     encoder = Encoder(EncoderConfig())
     assert sum(p.numel() for p in encoder.backbone.parameters()) == 2_782_784
