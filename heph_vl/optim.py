@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from heph_vl.errors import HephError
+
 _Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
@@ -29,7 +31,13 @@ def make_optimizer(
 
     Returns:
         The optimizer, with two groups of parameters where both kinds exist.
+
+    Raises:
+        HephError: A learning rate or decay that is negative or not finite.
     """
+    for name, value in (("lr", lr), ("weight_decay", weight_decay)):
+        if not 0 <= value < math.inf:
+            raise HephError(f"optimizer.{name}", f"{value}", "a finite number, at least 0")
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
@@ -67,9 +75,14 @@ class EMA:
         model: Copied; the average starts from its weights.
         decay: Share kept at each update in the long run.
         device: Where the average lives: the accelerator's.
+
+    Raises:
+        HephError: A decay outside [0, 1].
     """
 
     def __init__(self, model: nn.Module, decay: float, device: torch.device | str = "cpu") -> None:
+        if not 0 <= decay <= 1:
+            raise HephError("optimizer.ema_decay", f"{decay}", "a number from 0 to 1")
         self.decay = decay
         self.updates = 0
         self._average = AveragedModel(model, multi_avg_fn=self._lerp)

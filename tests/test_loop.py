@@ -54,6 +54,16 @@ def test_norms_biases_and_scales_are_not_decayed() -> None:
     assert optimizer.defaults["fused"]
 
 
+def test_settings_out_of_range_are_named() -> None:
+    model = nn.Linear(1, 1)
+    with pytest.raises(HephError, match=r"^optimizer.lr: -1"):
+        make_optimizer(model, -1.0, 0.0)
+    with pytest.raises(HephError, match=r"^optimizer.weight_decay: nan"):
+        make_optimizer(model, 0.1, math.nan)
+    with pytest.raises(HephError, match=r"^optimizer.ema_decay: 1.5"):
+        EMA(model, 1.5)
+
+
 def test_average_follows_its_formula() -> None:
     model = nn.Linear(1, 1, bias=False)
     with torch.no_grad():
