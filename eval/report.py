@@ -180,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out = options.out or options.demo / "index.html"
         write_report(out, demo, search_all(options.demo, demo, choose_queries(demo)))
     except HephError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"written to {out}")
     return 0

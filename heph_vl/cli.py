@@ -84,7 +84,10 @@ def inspect(
     from heph_vl.data import annotations, report
 
     with _busy(f"Reading {path}"):
-        summary = report.summarise(annotations.read_annotations(path, strict=strict))
+        found = annotations.read_annotations(path, strict=strict)
+        if not found.annotations and found.problems:
+            raise found.problems[0]
+        summary = report.summarise(found)
     if as_json:
         _print_json(summary)
     else:
@@ -99,7 +102,9 @@ def inspect(
 def simulate(
     out: Annotated[Path, typer.Argument(help="Folder of the new archive.")],
     number: Annotated[int, typer.Option("-n", "--number", help="Interferograms in all.")] = 100,
-    frames: Annotated[int, typer.Option(help="Frames (places) to spread them over.")] = 28,
+    frames: Annotated[
+        int | None, typer.Option(help="Frames (places) to spread them over; 28 if not given.")
+    ] = None,
     dates: Annotated[int, typer.Option(help="Acquisition dates of each frame.")] = 12,
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
     size: Annotated[int, typer.Option(help="Side of an image in pixels of 1/300 degree.")] = 288,
@@ -110,7 +115,7 @@ def simulate(
         bool, typer.Option(help="Few colours, as the real patches have, or all 255.")
     ] = True,
     workers: Annotated[
-        int | None, typer.Option(help="Processes; one for each core if not given.")
+        int | None, typer.Option(min=1, help="Processes; one for each core if not given.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -125,7 +130,7 @@ def simulate(
         written = corpus.simulate(
             out,
             number,
-            frames=frames,
+            frames=min(28, max(1, number)) if frames is None else frames,
             dates=dates,
             seed=seed,
             size=size,
@@ -150,23 +155,29 @@ def dataset(
         typer.Option(help="Annotations kept elsewhere: a folder, .zip, .tar.gz or .json."),
     ] = None,
     config: Annotated[
-        str, typer.Option(help="interferograms (whole images), patches (224 px) or unlabeled.")
+        Literal["interferograms", "patches", "unlabeled"],
+        typer.Option(help="Whole images, cuts of 224 px, or images without a record."),
     ] = "interferograms",
     scheme: Annotated[
-        str, typer.Option(help="Split: grouped (no volcano shared), paper, official, temporal.")
+        Literal["grouped", "paper", "official", "temporal"],
+        typer.Option(help="Split; grouped shares no volcano."),
     ] = "grouped",
-    fold: Annotated[int | None, typer.Option(help="Fold 0 to 4 of the grouped split.")] = None,
+    fold: Annotated[
+        int | None, typer.Option(min=0, max=4, help="Fold of the grouped split.")
+    ] = None,
     patch_file: Annotated[
         Path | None, typer.Option(help="The published patch split, for --scheme official.")
     ] = None,
     official: Annotated[
         bool, typer.Option("--official", help="Write the official patch folders instead.")
     ] = False,
-    workers: Annotated[int, typer.Option(help="Processes that write.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that write.")] = 1,
     strict: Strict = False,
     as_json: Json = False,
 ) -> None:
     """Join images and annotations into Parquet that `datasets.load_dataset(OUT)` reads."""
+    if official and (config, scheme, fold) != ("interferograms", "grouped", None):
+        raise typer.BadParameter("--official has its own patches: leave the other choices out")
     from heph_vl.data import official as official_patches
     from heph_vl.data import parquet
     from heph_vl.data.archive import scan_archive
@@ -201,7 +212,7 @@ def index(
     index: Annotated[Path, typer.Argument(help="Folder of the index; made, or added to.")],
     model: Annotated[Path, typer.Option(help="Folder of the retriever.")],
     split: Annotated[str | None, typer.Option(help="Only this split of a dataset.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Images at once.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 8,
     strict: Strict = False,
     as_json: Json = False,
 ) -> None:
@@ -234,7 +245,7 @@ def index(
 def search(
     index: Annotated[Path, typer.Argument(help="Folder of the index.")],
     text: Annotated[str | None, typer.Argument(help="What to look for, in words.")] = None,
-    k: Annotated[int, typer.Option("-k", help="How many results.")] = 10,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many results.")] = 10,
     where: Annotated[
         str | None, typer.Option(help='Filter on columns, e.g. "low_coherence = FALSE".')
     ] = None,

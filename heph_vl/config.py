@@ -17,7 +17,6 @@ from jsonargparse import ArgumentParser
 from heph_vl.errors import HephError
 
 ConfigT = TypeVar("ConfigT")
-_TYPE_NAMES = {"int": "an integer", "float": "a number", "str": "text", "bool": "true or false"}
 
 
 class UsageError(HephError):

@@ -153,4 +153,7 @@ def _read(
     images = {column: row.get(column) for column in _IMAGE_COLUMNS}
     if images["image"] is None:
         raise HephError(f"interferogram {name}", "no image", "write the dataset again")
-    return whole_image({"unique_id": name, **images})
+    pixels, valid = whole_image({"unique_id": name, **images})
+    if not valid.any():
+        raise HephError(f"interferogram {name}", "no valid phase", "the whole image is no-data")
+    return pixels, valid

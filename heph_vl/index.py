@@ -385,6 +385,7 @@ def _guard(path: Path, action: Callable[[], T]) -> T:
     try:
         return action()
     except (OSError, RuntimeError, ValueError) as error:
+        reason = str(error).split(", /")[0]  # without the place in LanceDB's own source
         raise HephError(
-            str(path), f"cannot read or write the index: {error}", "check the disk, or index anew"
+            str(path), f"cannot read or write the index: {reason}", "check the disk, or index anew"
         ) from error

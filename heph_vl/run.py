@@ -70,7 +70,7 @@ def launch(
     config_class: type[ConfigT],
     argv: Sequence[str] | None = None,
 ) -> int:
-    """Run a recipe from the command line; errors are one line on stderr, without a traceback.
+    """Run a recipe from the command line; a HephError is one line on stderr, without a traceback.
 
     Args:
         recipe: Called with the config and whether to resume.

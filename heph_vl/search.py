@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from heph_vl.data import captions
+from heph_vl.data.images import read_png
 from heph_vl.embed import embed_batches
 from heph_vl.errors import HephError
 from heph_vl.index import Hit, Index
 from heph_vl.index_rows import index_row
 
 MAX_QUERY = 1000  # characters; the longest real caption has 600
-_ROWS_AT_ONCE = 512  # rows in memory between reading and storing
+_ROWS_AT_ONCE = 128  # rows in memory between reading and storing: 0.2 GB of full frames
 
 Row = dict[str, Any]
 
@@ -79,10 +80,12 @@ def build_index(
     if index.exists() and any(index.iterdir()):
         store = Index.open(index, model_id)
     else:
-        store = Index.create(index, model_id, retriever.config.dim, model=str(model))
+        store = Index.create(index, model_id, retriever.config.dim, model=str(model.resolve()))
     with store:
         for start in range(0, total, _ROWS_AT_ONCE):
-            some = [rows[i] for i in range(start, min(start + _ROWS_AT_ONCE, total))]
+            some = _read_some(rows, range(start, min(start + _ROWS_AT_ONCE, total)), problems)
+            if strict and problems:
+                raise problems[0]
 
             def tell(done: int, of: int, before: int = start) -> None:
                 if progress is not None:
@@ -177,19 +180,32 @@ def _embed_image(retriever: Any, path: Path) -> Any:
 
 
 def _rows(data: Path, split: str | None) -> tuple[Sequence[Row], list[HephError]]:
-    """Rows with encoded images, whatever the folder holds."""
+    """Rows with encoded images, read when asked for, whatever the folder holds."""
     if not data.exists():
         raise HephError(str(data), "no such folder", "give a dataset, an archive or images")
     if any(data.glob("data/*.parquet")):
         return _dataset_rows(data, split), []
     if split is not None:
         raise HephError(str(data), "only a dataset has splits", "leave --split out")
-    if any(data.glob("*/interferograms")) or (data / "annotations").exists():
-        return _archive_rows(data)
-    paths = [data] if data.is_file() else sorted(data.rglob("*.png"))
-    if not paths:
+    # scan_archive says so where the folder is one too high or too low.
+    signs = ("interferograms", "annotations", "*/interferograms", "*/*/interferograms")
+    if any(path.is_dir() for sign in signs for path in data.glob(sign)):
+        archive = _Archive(data)
+        return archive, archive.problems
+    files = _Files(data)
+    if not len(files):
         raise HephError(str(data), "holds no PNG", "give a dataset, an archive or images")
-    return _Files(paths, data if data.is_dir() else data.parent), []
+    return files, []
+
+
+def _read_some(rows: Sequence[Row], which: range, problems: list[HephError]) -> list[Row]:
+    found = []
+    for i in which:
+        try:
+            found.append(rows[i])
+        except HephError as problem:
+            problems.append(problem)
+    return found
 
 
 def _dataset_rows(data: Path, split: str | None) -> Any:
@@ -205,25 +221,38 @@ def _dataset_rows(data: Path, split: str | None) -> Any:
     return rows.remove_columns([name for name in ("mask",) if name in rows.column_names])
 
 
-def _archive_rows(data: Path) -> tuple[Sequence[Row], list[HephError]]:
-    from heph_vl.data.archive import scan_archive
-    from heph_vl.data.examples import ExampleConfig, generate
-    from heph_vl.data.native import usual_sizes
+class _Archive(Sequence[Row]):
+    """Pairs of a raw archive as rows."""
 
-    archive = scan_archive(data)
-    problems, rows = list(archive.problems), []
-    for name, pairs in (("interferograms", archive.annotated), ("unlabeled", archive.unlabeled)):
-        config = ExampleConfig(name, archive.source, usual_sizes(archive.pairs))
-        rows += [row for _, row in generate(pairs, config, problems, Counter())]
-    return rows, problems
+    def __init__(self, root: Path) -> None:
+        from heph_vl.data.archive import scan_archive
+        from heph_vl.data.native import usual_sizes
+
+        archive = scan_archive(root)
+        self.problems = list(archive.problems)
+        self._pairs = archive.pairs
+        self._source = archive.source
+        self._usual_sizes = usual_sizes(archive.pairs)
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, position: Any) -> Any:
+        from heph_vl.data.examples import ExampleConfig, generate
+
+        pair = self._pairs[position]
+        name = "unlabeled" if pair.annotation is None else "interferograms"
+        config = ExampleConfig(name, self._source, self._usual_sizes, strict=True)
+        return next(row for _, row in generate([pair], config, [], Counter()))
 
 
 class _Files(Sequence[Row]):
-    """PNG files as rows, read when asked for; coherence images are not interferograms."""
+    """PNG files as rows; coherence images are not interferograms."""
 
-    def __init__(self, paths: Sequence[Path], root: Path) -> None:
+    def __init__(self, data: Path) -> None:
+        paths = [data] if data.is_file() else sorted(data.rglob("*.png"))
         self._paths = [path for path in paths if not path.name.endswith(".cc.png")]
-        self._root = root
+        self._root = data if data.is_dir() else data.parent
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -236,6 +265,6 @@ class _Files(Sequence[Row]):
         return {
             "image_id": name,
             "patch": name,
-            "image": {"bytes": path.read_bytes(), "path": str(path)},
-            "coherence": {"bytes": coherence.read_bytes(), "path": None} if has else None,
+            "image": {"bytes": read_png(path), "path": str(path)},
+            "coherence": {"bytes": read_png(coherence), "path": None} if has else None,
         }

@@ -133,3 +133,25 @@ def test_real_patches_are_indexed_and_found(shared, workplace, tmp_path):
     assert report["problems"] == []
     hit = search(tmp_path / "index", image=patches / "1153_1.png", k=1).hits[0]
     assert hit.row["image_id"] == "1153_1.png"
+
+
+def test_an_archive_one_folder_too_high_is_said(workplace, tmp_path):
+    (tmp_path / "high").mkdir()
+    (tmp_path / "high" / "archive").symlink_to(workplace / "archive")
+    shutil.copytree(workplace / "archive", tmp_path / "high" / "copy")
+    frame = next((workplace / "archive").glob("*_*"))
+    for folder in (tmp_path / "high", frame):
+        with pytest.raises(HephError):
+            build_index(folder, tmp_path / "index", workplace / "model")
+    assert not (tmp_path / "index").exists()
+
+
+def test_odd_files_and_empty_pictures_are_left_out(workplace, tmp_path):
+    pictures = tmp_path / "pictures"
+    (pictures / "folder.png").mkdir(parents=True)
+    (pictures / "gone.png").symlink_to("/nowhere.png")
+    Image.new("RGBA", (40, 40), (0, 0, 0, 0)).save(pictures / "empty.png")
+    shutil.copy(next((workplace / "archive").rglob("*.geo.diff.png")), pictures / "good.png")
+    report = build_index(pictures, tmp_path / "index", workplace / "model")
+    assert report["images"] == 1
+    assert len(report["problems"]) == 3

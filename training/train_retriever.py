@@ -24,6 +24,7 @@ from heph_vl.data.sampling import StepSampler
 from heph_vl.data.transforms import TrainingSet, TransformConfig, collate
 from heph_vl.embed import embed_images
 from heph_vl.errors import HephError
+from heph_vl.files import new_folder
 from heph_vl.loop import EMA, LoopConfig, fit, make_optimizer
 from heph_vl.metrics.fact_queries import build_suites
 from heph_vl.metrics.retrieval import retrieval_metrics
@@ -90,6 +91,9 @@ def main(config: Config, resume: bool) -> None:
             "leave it at 1 and use more processes for a larger batch",
         )
     accelerator = make_accelerator(config.accelerator)
+    # Data
+    rows = parquet.load(config.data.path, "train")
+    validation = parquet.load(config.data.path, "val")
     run = Run.start(
         accelerator,
         config,
@@ -102,9 +106,6 @@ def main(config: Config, resume: bool) -> None:
     if run.finished:
         accelerator.print(f"{run.folder} is finished: nothing to do")
         return
-
-    # Data
-    rows = parquet.load(config.data.path, "train")
     samples = TrainingSet(
         rows, config.transform, seed=config.run.seed, cache_bytes=config.data.cache_bytes
     )
@@ -118,9 +119,9 @@ def main(config: Config, resume: bool) -> None:
     tokenizer_folder = run.folder / "tokenizer"
     with accelerator.main_process_first():
         if not tokenizer_folder.is_dir():
-            train_tokenizer(
-                tokenizer_texts(rows["caption"]), tokenizer_folder, config.model.text.vocab_size
-            )
+            with new_folder(tokenizer_folder) as folder:
+                texts = tokenizer_texts(rows["caption"])
+                train_tokenizer(texts, folder, config.model.text.vocab_size)
     tokenizer = load_tokenizer(tokenizer_folder)
     tokenize_texts = partial(tokenize, tokenizer, context_length=config.model.text.context_length)
     loader = DataLoader(
@@ -137,8 +138,6 @@ def main(config: Config, resume: bool) -> None:
     average = EMA(model, config.optimizer.ema_decay, accelerator.device)
 
     # Training
-    validation = parquet.load(config.data.path, "val")
-
     def evaluate(model: nn.Module, step: int) -> Mapping[str, float]:
         return measure(average.model, validation)
 

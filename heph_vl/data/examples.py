@@ -1,7 +1,6 @@
 """Dataset rows from pairs of the archive; one generator for streaming, the cache and Parquet."""
 
 import hashlib
-import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -29,7 +28,6 @@ CONFIGS = ("interferograms", "patches", "unlabeled")
 ATMOSPHERE = ("none", "vertical_stratification", "turbulent_mixing", "both")
 
 Row = dict[str, Any]
-_log = logging.getLogger(__name__)
 # Modules of this package that do not change what a row holds.
 _NOT_HASHED = ("transforms.py", "samples.py", "sampling.py")
 
@@ -64,7 +62,7 @@ def generate(
     Args:
         pairs: Pairs of one split.
         config: What to make of them.
-        problems: Gets what is left out; each is logged as well.
+        problems: Gets what is left out.
         counts: Gets `rows`, `left_out`, and those of `patches.cut_patches`.
 
     Yields:
@@ -80,7 +78,6 @@ def generate(
         except HephError as problem:
             if config.strict:
                 raise
-            _log.warning("left out: %s", problem)
             problems.append(problem)
             counts["left_out"] += 1
             continue

@@ -13,6 +13,7 @@
 Importing this module imports `datasets`, which takes a second; the other modules of `data` do not.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from heph_vl.data.official import export_official
 from heph_vl.data.parquet import load, write_parquet
 from heph_vl.data.patches import PATCH_SIZE, PatchConfig
 from heph_vl.errors import HephError
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["FEATURES", "Hephaestus", "export_official", "features", "load", "write_parquet"]
 
@@ -131,7 +134,10 @@ class Hephaestus(datasets.GeneratorBasedBuilder):  # type: ignore[misc]
     def _generate_examples(
         self, pairs: list[Pair], examples: ExampleConfig
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        yield from generate(pairs, examples, [], Counter())
+        problems: list[HephError] = []
+        yield from generate(pairs, examples, problems, Counter())
+        for problem in problems:  # worker processes can return nothing but rows
+            _log.warning("left out: %s", problem)
 
 
 def patch_config(size: int, jitter: int) -> PatchConfig:

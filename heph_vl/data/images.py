@@ -32,7 +32,7 @@ def open_png(source: Path | bytes, where: str) -> Image.Image:
         HephError: If the file is missing or unreadable, no PNG, over 64 megapixels by its header,
             16-bit, 1-bit, animated, or damaged.
     """
-    data = source if isinstance(source, bytes) else _read(source, where)
+    data = source if isinstance(source, bytes) else read_png(source, where)
     _check_header(data, where)
     try:
         image = Image.open(io.BytesIO(data), formats=["PNG"])
@@ -47,7 +47,20 @@ def open_png(source: Path | bytes, where: str) -> Image.Image:
     return image
 
 
-def _read(path: Path, where: str) -> bytes:
+def read_png(path: Path, where: str | None = None) -> bytes:
+    """The bytes of a PNG file whose header is sound.
+
+    Args:
+        path: The file.
+        where: How errors name it; its path if None.
+
+    Returns:
+        The whole file.
+
+    Raises:
+        HephError: If it cannot be read, is no PNG, or is over 64 megapixels by its header.
+    """
+    where = str(path) if where is None else where
     try:
         with path.open("rb") as file:
             head = file.read(33)

@@ -1,6 +1,7 @@
 """The dataset as Parquet: written shard by shard, complete or untouched, and read back."""
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -119,6 +120,8 @@ def load(path: str | Path, split: str | None = None, *, cache_dir: str | Path | 
     if split is not None and split not in manifest["splits"]:
         raise HephError(str(path), f"no split {split}", f"one of {', '.join(manifest['splits'])}")
     cache = None if cache_dir is None else str(cache_dir)
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
     return datasets.load_dataset(str(path), split=split, cache_dir=cache)
 
 

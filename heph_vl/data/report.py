@@ -235,7 +235,9 @@ def render(summary: Mapping[str, Any], console: "Console") -> None:
     for problem in problems[:_SHOWN_PROBLEMS]:
         console.print(problem, markup=False, highlight=False, style="red")
     more = f", {_SHOWN_PROBLEMS} of them above" if len(problems) > _SHOWN_PROBLEMS else ""
-    console.print(f"{len(problems)} problems{more}", highlight=False)
+    console.print(
+        f"{len(problems)} problem{'' if len(problems) == 1 else 's'}{more}", highlight=False
+    )
 
 
 def _some(names: Sequence[str], shown: int = 3) -> str:

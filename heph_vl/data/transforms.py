@@ -12,7 +12,7 @@ A training batch (`collate`) holds, with B images padded to the largest H x W:
     fact_count, text_count (B,) float32   training records with the same fact set, at least 1
     unique_id      (B,) int64
     ambiguous      (B,) int64             patterns that a crop could not match to one polygon
-    deformation (B,) bool, activity_types (B, 6) bool, volcano_phase (B,) int64 (-1 = masked),
+    deformation (B,) bool, activity_types (B, 6) bool, intensities (B, 3) bool, volcano_phase (B,) int64 (-1 = masked),
     atmosphere (B,) int64, quality (B, 7) bool                       labels
 
 Random choices of a sample depend on (seed, step, index) alone: not on workers, ranks or resuming.
@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heph_vl.data import captions
-from heph_vl.data.annotations import ACTIVITY_TYPES
+from heph_vl.data.annotations import ACTIVITY_TYPES, INTENSITIES
 from heph_vl.data.captions import CaptionFacts
 from heph_vl.data.samples import (
     PHASE_LEVELS,
@@ -240,6 +240,12 @@ def collate(
         ),
         "activity_types": torch.tensor(
             [[any(e.type == t for e in s.events) for t in ACTIVITY_TYPES] for s in samples]
+        ),
+        "intensities": torch.tensor(
+            [
+                [any(e.intensity == level for e in s.events) for level in INTENSITIES]
+                for s in samples
+            ]
         ),
         "volcano_phase": torch.tensor([sample.volcano_phase for sample in samples]),
         "atmosphere": torch.tensor([sample.atmosphere for sample in samples]),

@@ -114,6 +114,9 @@ def test_collate_pads_and_keeps_true_sizes(rows):
     assert batch["deformation"].tolist() == batch["mask"].flatten(1).any(1).tolist()
     assert (batch["activity_types"][:, 2] <= batch["deformation"]).all()
     assert not batch["activity_types"][:, [0, 1, 3, 4, 5]].any()
+    assert batch["intensities"].tolist() == [
+        [False, False, b] for b in batch["activity_types"][:, 2].tolist()
+    ]
 
 
 def test_cache_limit_changes_nothing_but_memory(rows):
