@@ -12,10 +12,11 @@ A training batch (`collate`) holds, with B images padded to the largest H x W:
     fact_count, text_count (B,) float32   training records with the same fact set, at least 1
     unique_id      (B,) int64
     ambiguous      (B,) int64             patterns that a crop could not match to one polygon
-    deformation (B,) bool, activity_types (B, 6) bool, intensities (B, 3) bool, volcano_phase (B,) int64 (-1 = masked),
-    atmosphere (B,) int64, quality (B, 7) bool                       labels
+    deformation (B,) bool, activity_types (B, 6) bool, intensities (B, 3) bool, atmosphere (B,)
+    int64, volcano_phase (B,) int64 (-1 = masked), quality (B, 7) bool             labels
 
-Random choices of a sample depend on (seed, step, index) alone: not on workers, ranks or resuming.
+Random choices of a sample depend on (seed, draw, index) alone: not on workers, ranks or resuming;
+`draw` counts samples from the start of training (`data.sampling`).
 """
 
 from collections import Counter
@@ -148,14 +149,14 @@ def encoded(rows: Any) -> Any:
 
 
 class TrainingSet:
-    """Map-style dataset of augmented samples, keyed by (row index, step).
+    """Map-style dataset of augmented samples, keyed by (row index, draw).
 
     Decoded interferograms are kept in memory up to `cache_bytes`: what fits is decoded once.
 
     Args:
         rows: A `datasets.Dataset` of config `interferograms` or `patches`, images not decoded.
         config: Cutting and augmentation.
-        seed: Seed of all random choices, with step and index.
+        seed: Seed of all random choices, with draw and index.
         cache_bytes: Memory for decoded interferograms.
     """
 
@@ -184,8 +185,8 @@ class TrainingSet:
         return found
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        index, step = key
-        rng = np.random.default_rng((self._seed, step, index))
+        index, draw = key
+        rng = np.random.default_rng((self._seed, draw, index))
         row = self._rows[index]
         sample = random_sample(self.interferogram(index), row, self._config, rng)
         text, text_facts = random_text(sample, self._config, rng)
