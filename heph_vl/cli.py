@@ -138,7 +138,10 @@ def simulate(
             workers=workers,
             progress=progress,
         )
-    _report({**vars(written), "patterns": dict(written.patterns)}, as_json)
+    report = {**vars(written), "patterns": dict(written.patterns)}
+    if not written.written:  # counts are of what this call wrote
+        report = {name: report[name] for name in ("out", "total", "written")}
+    _report(report, as_json)
 
 
 @app.command(
