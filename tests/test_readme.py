@@ -42,7 +42,7 @@ def run(command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def place(tmp_path_factory):
     """A folder like the repository's, with a small demo and the user's own files."""
     root = tmp_path_factory.mktemp("readme")
-    for name in ("training", "eval", "configs"):
+    for name in ("training", "eval", "configs", "weights"):
         (root / name).symlink_to(REPO / name)
     for command in SETUP.replace("\n  ", " ").strip().splitlines():
         done = run(command, root)
