@@ -113,7 +113,7 @@ def test_terminal_shows_rules_and_problems_as_they_are(small):
     text = text_of(summarise(small))
     assert "glacier_fringes is a flag: 2 is read as 1" in text
     assert "'[red]Eruption' is not allowed" in text, "a value from a file is no markup"
-    assert "1 problems" in text
+    assert "\n1 problem\n" in text
 
 
 def test_no_record_at_all_is_still_a_report():
