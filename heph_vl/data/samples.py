@@ -4,7 +4,7 @@ A change (crop, east-west mirror, reversed phase, phase shift) is a function tha
 and returns the changed one, with everything that is said of the image changed too.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -201,7 +201,7 @@ def crop(sample: Sample, window: tuple[int, int, int, int]) -> Sample:
     events = tuple(
         replace(event, polygon=tuple((x - x0, y - y0) for x, y in event.polygon))
         for event in sample.events
-        if event.polygon is not None and _is_inside(event.polygon, window)
+        if event.polygon is not None and captions.shows(event.polygon, window)
     )
     atmosphere = ("vertical_stratification",) in cut.facts.scene
     return replace(
@@ -237,18 +237,9 @@ def _checked_noise(facts: CaptionFacts, coherence: Bytes, valid: NDArray[np.bool
 
 
 def _area_of(region: str, height: int, width: int) -> tuple[slice, slice]:
-    """Third of an image that an area effect's region means: a strip, or a cell for the others."""
-    if region in ("everywhere", "high-altitude"):
-        return np.s_[:, :]
-    top, left = height // 3, width // 3
-    rows = {"top": np.s_[:top], "bottom": np.s_[height - top :], "": np.s_[top : height - top]}
-    columns = {"left": np.s_[:left], "right": np.s_[width - left :], "": np.s_[left : width - left]}
-    row, column = region.split("-")[0], region.split("-")[-1]
-    if region in ("top", "bottom"):
-        return rows[region], np.s_[:]
-    if region in ("left", "right"):
-        return np.s_[:], columns[region]
-    return (rows[""], columns[""]) if region == "center" else (rows[row], columns[column])
+    """Third of an image that an area effect's region means."""
+    x0, y0, x1, y1 = captions.region_box(region, (0, 0, width, height), strips=True)
+    return slice(round(y0), round(y1)), slice(round(x0), round(x1))
 
 
 def mirror(sample: Sample) -> Sample:
@@ -330,14 +321,6 @@ def image_pixels(
     valid = code > 0
     coherence = interferogram.estimated_coherence if measured is None else measured
     return np.stack([_COS[code], _SIN[code], _BYTE[coherence] * valid]), valid
-
-
-def _is_inside(polygon: Sequence[tuple[float, float]], window: tuple[int, int, int, int]) -> bool:
-    """Whether a quarter of the polygon's box is in the window: the rule of `captions.crop`."""
-    corners = np.asarray(polygon, dtype=np.float64)
-    low, high = corners.min(axis=0), np.maximum(corners.max(axis=0), corners.min(axis=0) + 1)
-    inside = np.minimum(high, window[2:]) - np.maximum(low, window[:2])
-    return bool(inside.clip(min=0).prod() >= 0.25 * (high - low).prod())
 
 
 def _flag(value: Any) -> bool:

@@ -169,7 +169,7 @@ class TrainingSet:
         self._seed = seed
         self._room = cache_bytes
         self._cache: dict[int, Interferogram] = {}
-        self._counts = Counter(_key(captions.parse(row["caption"])) for row in self._rows)
+        self._counts = Counter(captions.parse(row["caption"]).key for row in self._rows)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -194,8 +194,8 @@ class TrainingSet:
             "sample": sample,
             "text": text,
             "text_facts": text_facts,
-            "fact_count": max(1, self._counts[_key(sample.facts)]),
-            "text_count": max(1, self._counts[_key(text_facts)]),
+            "fact_count": max(1, self._counts[sample.facts.key]),
+            "text_count": max(1, self._counts[text_facts.key]),
             "unique_id": row["unique_id"],
         }
 
@@ -289,8 +289,3 @@ def _aim(low: float, high: float, side: int, limit: int, rng: np.random.Generato
         first = last = int((low + high - side) / 2)
     first, last = (min(max(edge, 0), limit - side) for edge in (first, last))
     return int(rng.integers(first, last + 1))
-
-
-def _key(facts: CaptionFacts) -> tuple[frozenset[tuple[str, ...]], frozenset[Any]]:
-    """Equal for texts with the same facts, whatever the order of mention."""
-    return facts.scene, frozenset(Counter(facts.patterns).items())

@@ -49,11 +49,6 @@ class Suite:
     left_out: tuple[str, ...] = ()
 
 
-def fact_key(facts: CaptionFacts) -> Hashable:
-    """Equal for equal fact sets, whatever the order of mention."""
-    return facts.scene, frozenset(Counter(facts.patterns).items())
-
-
 def fact_tokens(facts: CaptionFacts) -> Counter[tuple[str, ...]]:
     """Facts as a multiset, with patterns told by type and not by order of mention.
 
@@ -120,8 +115,8 @@ def build_suites(captions: Sequence[str]) -> list[Suite]:
     texts = [" ".join(text.split()) for text in captions]
     parsed = {text: caption_facts.parse(text) for text in dict.fromkeys(texts)}
     facts = [parsed[text] for text in texts]
-    key_index = {key: i for i, key in enumerate(dict.fromkeys(map(fact_key, facts)))}
-    codes = np.array([key_index[fact_key(one)] for one in facts], dtype=np.intp)
+    key_index = {key: i for i, key in enumerate(dict.fromkeys(one.key for one in facts))}
+    codes = np.array([key_index[one.key] for one in facts], dtype=np.intp)
     distinct = [facts[i] for i in np.unique(codes, return_index=True)[1]]
     of_captions = _caption_suite(parsed, key_index, codes, distinct)
     suites = [of_captions, _deforming(of_captions)]
@@ -142,7 +137,7 @@ def _caption_suite(
     distinct: Sequence[CaptionFacts],
 ) -> Suite:
     queries = {text: facts for text, facts in parsed.items() if facts.atoms()}
-    asked = np.array([key_index[fact_key(facts)] for facts in queries.values()], dtype=np.intp)
+    asked = np.array([key_index[facts.key] for facts in queries.values()], dtype=np.intp)
     similarity = fact_jaccard(list(queries.values()), distinct, np.bincount(codes).tolist())
     return Suite(
         "captions",

@@ -5,7 +5,7 @@ import pytest
 
 from heph_vl.data import captions
 from heph_vl.data.captions import CaptionFacts, Pattern
-from heph_vl.metrics.fact_queries import build_suites, fact_jaccard, fact_key, fact_tokens
+from heph_vl.metrics.fact_queries import build_suites, fact_jaccard, fact_tokens
 
 MOGI_LEFT = "A mogi-type deformation pattern of low intensity can be detected on the left side."
 TWO = (
@@ -22,9 +22,9 @@ GALLERY = [MOGI_LEFT, TWO, TWO_TURNED, NONE, NONE.replace(" ", "  ") + " ", "Hel
 
 def test_order_of_mention_does_not_matter_but_number_does() -> None:
     mogi, sill = Pattern("mogi"), Pattern("sill")
-    key = fact_key(CaptionFacts(patterns=(mogi, sill)))
-    assert key == fact_key(CaptionFacts(patterns=(sill, mogi)))
-    assert key != fact_key(CaptionFacts(patterns=(mogi, sill, sill)))
+    key = CaptionFacts(patterns=(mogi, sill)).key
+    assert key == CaptionFacts(patterns=(sill, mogi)).key
+    assert key != CaptionFacts(patterns=(mogi, sill, sill)).key
     assert fact_tokens(CaptionFacts(patterns=(sill, Pattern("sill", "low")))) == {
         ("deformation", "sill"): 2,
         ("deformation", "sill", "intensity", "low"): 1,
@@ -63,12 +63,12 @@ def test_suites_ask_for_what_the_gallery_has_and_entailment_answers() -> None:
         images = [captions.parse(caption) for caption in GALLERY]
         assert found == [i for i, facts in enumerate(images) if captions.entails(facts, query)]
         assert found
-    by_facts = {fact_key(captions.parse(text)): found for text, found in answers.items()}
+    by_facts = {captions.parse(text).key: found for text, found in answers.items()}
     assert len(by_facts) == len(answers)
 
     def answering(*patterns: Pattern, scene: tuple[str, ...] | None = None) -> list[int]:
         atoms = frozenset() if scene is None else frozenset([scene])
-        return by_facts[fact_key(CaptionFacts(atoms, patterns))]
+        return by_facts[CaptionFacts(atoms, patterns).key]
 
     assert answering(Pattern("mogi")) == [0, 1, 2]
     assert answering(Pattern("mogi", "low")) == [0, 1, 2]
@@ -81,7 +81,7 @@ def test_suites_ask_for_what_the_gallery_has_and_entailment_answers() -> None:
 def test_every_query_text_states_the_facts_it_is_scored_by() -> None:
     for suite in build_suites(GALLERY):
         for text, facts in zip(suite.texts, suite.facts, strict=True):
-            assert fact_key(captions.parse(text)) == fact_key(facts)
+            assert captions.parse(text).key == facts.key
 
 
 def test_jaccard_weighs_rare_facts_more() -> None:

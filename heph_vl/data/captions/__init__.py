@@ -11,7 +11,7 @@ words; `chunks` and `parser` read text, `writer` writes it; `cropping` tells wha
 image still shows.
 """
 
-from heph_vl.data.captions.cropping import Crop, crop
+from heph_vl.data.captions.cropping import Crop, crop, region_box, shows
 from heph_vl.data.captions.facts import (
     INTENSITIES,
     MAX_PATTERNS,
@@ -46,4 +46,6 @@ __all__ = [
     "entails",
     "mirror",
     "parse",
+    "region_box",
+    "shows",
 ]

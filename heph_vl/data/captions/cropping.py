@@ -131,7 +131,7 @@ def _reword(region: str, window: Box, image: Box) -> set[str]:
     """The crop's own words for the part of an area effect's region that is inside."""
     if region in _UNBOUND:
         return {region}
-    box = _region_box(region, image, strips=True)
+    box = region_box(region, image, strips=True)
     inside = _intersection(box, window)
     covered = _area(inside) / _area(window)
     if max(covered, _area(inside) / _area(box)) < _KEPT:
@@ -140,7 +140,7 @@ def _reword(region: str, window: Box, image: Box) -> set[str]:
         return {"everywhere"}
     # Regions that are mostly covered, without those that are part of another; if there are none,
     # the one most like the part inside (intersection over union; all of them on a tie).
-    boxes = {cell: _region_box(cell, window, strips=True) for cell in CELLS}
+    boxes = {cell: region_box(cell, window, strips=True) for cell in CELLS}
     shared = {cell: _area(_intersection(inside, boxes[cell])) for cell in CELLS}
     chosen = {cell for cell in CELLS if shared[cell] >= _MOST * _area(boxes[cell])}
     if chosen:
@@ -162,7 +162,7 @@ def _polygon_regions(
     pattern: Pattern, polygon: Sequence[Point], window: Box
 ) -> frozenset[str] | None:
     """Place of a pattern whose polygon is known; None where it is mostly outside."""
-    if _share_inside(polygon, window) < _KEPT:
+    if not shows(polygon, window):
         return None
     return pattern.regions & _UNBOUND | {_cell_at(_centroid(polygon), window)}
 
@@ -171,7 +171,7 @@ def _cell_regions(pattern: Pattern, window: Box, image: Box) -> frozenset[str] |
     """Place of a pattern without polygon, from the cells its caption names."""
     regions = set(pattern.regions & {"everywhere"})
     for region in sort_regions(pattern.regions - _UNBOUND):
-        box = _region_box(region, image, strips=False)
+        box = region_box(region, image, strips=False)
         inside = _intersection(box, window)
         if max(_area(inside) / _area(box), _area(inside) / _area(window)) >= _KEPT:
             center = (inside[0] + inside[2]) / 2, (inside[1] + inside[3]) / 2
@@ -202,7 +202,7 @@ def _cost(pattern: Pattern, event: Event, image: Box) -> float:
     if event.polygon is None:
         return 2 * _UNMATCHED_COST
     x, y = _centroid(event.polygon)
-    centers = [_center(_region_box(r, image, strips=False)) for r in pattern.regions - _UNBOUND]
+    centers = [_center(region_box(r, image, strips=False)) for r in pattern.regions - _UNBOUND]
     distance = min(
         (float(np.hypot((x - cx) / image[2], (y - cy) / image[3])) for cx, cy in centers),
         default=0.0,
@@ -240,8 +240,24 @@ def _is_uncertain(
     return False
 
 
-def _region_box(region: str, frame: Box, *, strips: bool) -> Box:
-    """Box of one of `CELLS` in a frame: a grid cell, or for a side a whole strip."""
+def shows(polygon: Sequence[Point], window: Box) -> bool:
+    """Whether a window shows enough of a polygon to tell of it: a quarter of its bounding box."""
+    return _share_inside(polygon, window) >= _KEPT
+
+
+def region_box(region: str, frame: Box, *, strips: bool) -> Box:
+    """Box that a region means in a frame.
+
+    Args:
+        region: One of `REGIONS`.
+        frame: The image, or a crop of it.
+        strips: Whether a side is a whole strip (area effects) or a grid cell (patterns).
+
+    Returns:
+        The box; the whole frame for a region that is no place in the grid.
+    """
+    if region in _UNBOUND:
+        return frame
     x0, y0, x1, y1 = frame
     column = 0 if "left" in region else 2 if "right" in region else 1
     row = 0 if "top" in region else 2 if "bottom" in region else 1

@@ -8,7 +8,8 @@ the order of mention and is part of the facts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field, replace
 from itertools import permutations
 from typing import Any
@@ -110,6 +111,11 @@ class CaptionFacts:
                 atoms.add(("deformation", str(i), "intensity", pattern.intensity))
             atoms.update(("deformation", str(i), "at", region) for region in pattern.regions)
         return frozenset(atoms)
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for equal fact sets, whatever the order of mention."""
+        return self.scene, frozenset(Counter(self.patterns).items())
 
     def regions_of(self, effect: str) -> frozenset[str]:
         """Regions named for an area effect, e.g. ``"noise"``."""
