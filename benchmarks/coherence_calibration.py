@@ -55,8 +55,8 @@ def simulated_pair(
     true = torch.from_numpy(0.97 * rank).float()[None]
     noise, sample = decorrelate(true, [torch.Generator().manual_seed(seed)])
     valid = torch.ones_like(sample, dtype=torch.bool)
-    field = torch.polar(torch.ones(true.shape), torch.from_numpy(phase).float()[None]) * noise
-    wrapped = torch.angle(smooth_coherent(field, sample, valid))[0].numpy()
+    smooth_phase = torch.from_numpy(phase).float()[None]
+    wrapped = smooth_coherent(smooth_phase, noise, sample, valid)[0].numpy()
     picture, grey = render(
         wrapped, valid[0].numpy(), sample[0].numpy(), Rendering(posterise=posterise)
     )

@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 an error told in one line, 2 wrong usage, 130 stopped by C
 """
 
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -97,22 +98,45 @@ def inspect(
 @app.command(
     epilog="Examples:\n\n"
     "heph-vl simulate runs/archive -n 400 --frames 28 --seed 0\n\n"
-    "heph-vl simulate runs/archive -n 2000 --size 450 --workers 8"
+    "heph-vl simulate runs/twin --annotations annotations.tar.gz -n 1000 --stratified\n\n"
+    "heph-vl simulate runs/real_ground -n 100 --frames 4 --dem folder_of_hgt --truth"
 )
 def simulate(
     out: Annotated[Path, typer.Argument(help="Folder of the new archive.")],
-    number: Annotated[int, typer.Option("-n", "--number", help="Interferograms in all.")] = 100,
+    number: Annotated[
+        int | None,
+        typer.Option("-n", "--number", help="Interferograms in all; 100, or every annotation."),
+    ] = None,
+    annotations: Annotated[
+        Path | None,
+        typer.Option(help="Twin mode: render these records (folder, .zip, .tar.gz or .json)."),
+    ] = None,
+    stratified: Annotated[
+        bool, typer.Option("--stratified", help="Twin mode: rare kinds get more than their share.")
+    ] = False,
     frames: Annotated[
         int | None, typer.Option(help="Frames (places) to spread them over; 28 if not given.")
     ] = None,
-    dates: Annotated[int, typer.Option(help="Acquisition dates of each frame.")] = 12,
+    dates: Annotated[int | None, typer.Option(help="Dates of each frame; 12 if not given.")] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(help="Side of an image in pixels of 1/300 degree; 288 if not given."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
-    size: Annotated[int, typer.Option(help="Side of an image in pixels of 1/300 degree.")] = 288,
+    dem: Annotated[
+        Path | None, typer.Option(help="Real elevation: .hgt, GeoTIFF, or a folder of them.")
+    ] = None,
+    truth: Annotated[
+        bool, typer.Option("--truth", help="Store line-of-sight displacements (.geo.los.tif) too.")
+    ] = False,
     palette: Annotated[
         Literal["new", "old"], typer.Option(help="LiCSAR's colours since, or before, October 2020.")
     ] = "new",
     posterise: Annotated[
         bool, typer.Option(help="Few colours, as the real patches have, or all 255.")
+    ] = True,
+    chain: Annotated[
+        bool, typer.Option(help="Noise, filter, resize and rounding of colours; off to compare.")
     ] = True,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes; one for each core if not given.")
@@ -121,26 +145,59 @@ def simulate(
 ) -> None:
     """Simulate an archive of annotated interferograms in the layout of Hephaestus.
 
-    Running the same command again finishes what was interrupted.
+    Without --annotations scenes are invented, consistent in time; with it, each record becomes the
+    interferogram that it describes. Running the same command again finishes what was interrupted.
+    Under torchrun, ranks share the records.
     """
+    if annotations is not None and (frames, dates, size) != (None, None, None):
+        raise typer.BadParameter("--annotations give frames, dates and sizes: leave these options")
+    if annotations is None and stratified:
+        raise typer.BadParameter("--stratified chooses among --annotations: give them")
     from heph_vl.simulate import corpus
     from heph_vl.simulate.render import Rendering
 
-    with _progress("Simulating") as progress:
-        written = corpus.simulate(
-            out,
-            number,
-            frames=min(28, max(1, number)) if frames is None else frames,
-            dates=dates,
-            seed=seed,
-            size=size,
-            rendering=Rendering(palette=palette, posterise=posterise),
-            workers=workers,
-            progress=progress,
-        )
-    report = {**vars(written), "patterns": dict(written.patterns)}
+    shared: dict[str, Any] = {
+        "seed": seed,
+        "dem": dem,
+        "truth": truth,
+        "chain": chain,
+        "rendering": Rendering(palette=palette, posterise=posterise),
+        "workers": workers,
+        "shard": (int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))),
+    }
+    problems: list[HephError] = []
+    if annotations is None:
+        count = 100 if number is None else number
+        with _progress("Simulating") as progress:
+            written = corpus.simulate(
+                out,
+                count,
+                frames=min(28, max(1, count)) if frames is None else frames,
+                dates=12 if dates is None else dates,
+                size=288 if size is None else size,
+                progress=progress,
+                **shared,
+            )
+    else:
+        from heph_vl.data.annotations import read_annotations
+
+        with _busy(f"Reading {annotations}"):
+            found = read_annotations(annotations)
+        problems = found.problems
+        with _progress("Simulating") as progress:
+            written = corpus.simulate_twin(
+                out,
+                found.annotations,
+                number,
+                stratified=stratified,
+                progress=progress,
+                **shared,
+            )
+    report = {**vars(written), "patterns": dict(written.patterns), "problems": problems}
     if not written.written:  # counts are of what this call wrote
-        report = {name: report[name] for name in ("out", "total", "written")}
+        report = {
+            name: report[name] for name in ("out", "total", "written", "fidelity", "problems")
+        }
     _report(report, as_json)
 
 
@@ -297,15 +354,24 @@ def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
         BarColumn,
         MofNCompleteColumn,
         Progress,
+        Task,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.text import Text
+
+    class Rate(TextColumn):
+        """Items a second."""
+
+        def render(self, task: Task) -> Text:
+            return Text("" if task.speed is None else f"{task.speed:.2f}/s")
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        Rate(""),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )

@@ -1,7 +1,8 @@
 """The raw archive: which interferograms there are, and which annotation belongs to which.
 
 Layout: `<root>/<frameID>/interferograms/<primary>_<secondary>/<primary>_<secondary>.geo.diff.png`
-with `.geo.cc.png` (coherence) beside it, annotations in `<root>/annotations/` or given separately.
+with `.geo.cc.png` (coherence) and, where simulated from a record, `.geo.mask.png` (class ids as
+rendered) beside it; annotations in `<root>/annotations/` or given separately.
 Real and simulated archives are alike; `<root>/simulation.json` marks a simulated one.
 """
 
@@ -21,6 +22,7 @@ __all__ = ["Archive", "NativePair", "Pair", "load_pair", "rasterise", "scan_arch
 
 IMAGE_SUFFIX = ".geo.diff.png"
 COHERENCE_SUFFIX = ".geo.cc.png"
+MASK_SUFFIX = ".geo.mask.png"
 SIMULATION_FILE = "simulation.json"
 _ANNOTATIONS = ("annotations", "annotations.tar.gz", "annotations.zip", "annotations.json")
 
@@ -36,6 +38,7 @@ class Pair:
         image: Coloured wrapped phase (PNG).
         coherence: Coherence (PNG), None where the archive has none.
         annotation: The experts' record, None where there is none.
+        mask: Class ids (PNG) as rendered by the simulator, None where the polygons say it.
     """
 
     frame_id: str
@@ -44,6 +47,7 @@ class Pair:
     image: Path
     coherence: Path | None
     annotation: Annotation | None
+    mask: Path | None = None
 
     @property
     def name(self) -> str:
@@ -201,7 +205,9 @@ def _read_pair(folder: Path, frame_id: str, root: Path, problems: list[HephError
         problems.append(HephError(str(folder), f"no {image}, found {found}", fix))
         return None
     beside = folder / coherence if coherence in files else None
-    return Pair(frame_id, *dates, folder / image, beside, None)
+    mask = folder / (folder.name + MASK_SUFFIX)
+    rendered = mask if mask.name in files else None
+    return Pair(frame_id, *dates, folder / image, beside, None, rendered)
 
 
 def _folders(folder: Path, root: Path, problems: list[HephError]) -> list[str]:

@@ -137,7 +137,7 @@ def fingerprint(archive: Archive, *more: object) -> str:
     """
     digest = hashlib.sha256(code_fingerprint().encode())
     for pair in archive.pairs:
-        for path in (pair.image, pair.coherence):
+        for path in (pair.image, pair.coherence, pair.mask):
             if path is not None:
                 try:
                     status = path.stat()
@@ -228,7 +228,7 @@ def _images(image: bytes, coherence: bytes | None) -> Row:
 
 
 def _mask(mask: NDArray[np.uint8], events: tuple[Event, ...]) -> Row:
-    png = encode_png(mask) if events else _empty_mask_png(*mask.shape)
+    png = encode_png(mask) if events or mask.any() else _empty_mask_png(*mask.shape)
     return {"mask": {"bytes": png, "path": None}}
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 
 from heph_vl.data import phase
 from heph_vl.data.annotations import Event
-from heph_vl.data.raster import rasterise
+from heph_vl.data.raster import CLASS_IDS, rasterise
 from heph_vl.errors import HephError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class NativePair:
     Attributes:
         image_png: Coloured wrapped phase, as stored unless it had to be resampled.
         coherence_png: Coherence, None where there is none.
-        mask: (H, W) uint8 class ids (see `raster.rasterise`).
+        mask: (H, W) uint8 class ids (see `raster.rasterise`); as rendered, in a simulated twin.
         size: Width and height in pixels.
         events: Deformation events, polygons in pixels of these arrays.
         pixel_spacing_deg: Spacing of the source [degree]; the arrays themselves are at 1/300.
@@ -91,12 +91,35 @@ def load_pair(pair: "Pair", usual_size: Size | None = None) -> NativePair:
         where = f"annotation {pair.annotation.unique_id}: segmentation_mask"
         events = tuple(_inside(event, image.size, where) for event in pair.annotation.events)
     spacing = source_spacing_deg(pair.frame_id, image.size, usual_size)
+    rendered = None if pair.mask is None else read_mask(pair.mask, image.size)
     if spacing == phase.NATIVE_SPACING_DEG:
-        mask = rasterise(events, image.size)
+        mask = rasterise(events, image.size) if rendered is None else rendered
         return NativePair(
             image_png, coherence_png, mask, image.size, events, spacing, image, coherence
         )
-    return _resampled(image, coherence, events, spacing, str(pair.image))
+    return _resampled(image, coherence, rendered, events, spacing, str(pair.image))
+
+
+def read_mask(path: Path, size: Size) -> NDArray[np.uint8]:
+    """A mask of class ids that the simulator stored.
+
+    Args:
+        path: PNG, 8-bit grey.
+        size: Width and height of its interferogram.
+
+    Returns:
+        (H, W) uint8 class ids (see `raster.rasterise`).
+
+    Raises:
+        HephError: If it cannot be read, has another size, or holds an unknown class.
+    """
+    image = phase.open_png(path, str(path))
+    mask = np.asarray(image)
+    if image.mode != "L" or image.size != size or mask.max(initial=0) > max(CLASS_IDS.values()):
+        what = f"mode {image.mode}, {image.width} x {image.height} px, values to {mask.max()}"
+        fix = f"a grey mask of {size[0]} x {size[1]} px with classes 0 to {max(CLASS_IDS.values())}"
+        raise HephError(str(path), what, fix)
+    return mask
 
 
 def source_spacing_deg(frame_id: str, size: Size, usual_size: Size | None) -> float:
@@ -214,6 +237,7 @@ def encode_png(image: Image.Image | NDArray[np.uint8]) -> bytes:
 def _resampled(
     image: Image.Image,
     coherence: NDArray[np.float32] | None,
+    mask: NDArray[np.uint8] | None,
     events: tuple[Event, ...],
     spacing: float,
     where: str,
@@ -232,9 +256,21 @@ def _resampled(
         grey = np.rint(255 * np.clip(mean.real, 0, 1)).astype(np.uint8)
         coherence, coherence_png = grey.astype(np.float32) / np.float32(255), encode_png(grey)
     shrunk = tuple(_divided(event, factor) for event in events)
-    mask = rasterise(shrunk, coarse.size)
+    if mask is None:
+        shrunk_mask = rasterise(shrunk, coarse.size)
+    else:
+        shrunk_mask = np.asarray(
+            Image.fromarray(mask).resize(coarse.size, Image.Resampling.NEAREST)
+        )
     return NativePair(
-        encode_png(coarse), coherence_png, mask, coarse.size, shrunk, spacing, coarse, coherence
+        encode_png(coarse),
+        coherence_png,
+        shrunk_mask,
+        coarse.size,
+        shrunk,
+        spacing,
+        coarse,
+        coherence,
     )
 
 

@@ -1,54 +1,48 @@
-"""A folder of simulated interferograms in the layout of the raw archive.
+"""A folder of simulated interferograms in the layout of the raw archive (see `store`).
 
-    <out>/simulation.json                          settings; another run must have the same
-    <out>/<frame>/interferograms/<pair>/<pair>.geo.diff.png and <pair>.geo.cc.png
-    <out>/annotations/<uniqueID>.json              written last: where it is, the pair is complete
-
-Every file is written under a temporary name and renamed, and every record has its own random
-generator, so that a stopped run resumes and the bytes do not depend on the number of workers.
+`simulation.json` holds the settings; another run into the same folder must have the same. Every
+record has its own random generator and its files are written whole, its record last: a stopped run
+resumes, and the bytes do not depend on the number of workers, processes or machines.
 """
 
+import hashlib
 import json
 import os
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field
-from io import BytesIO
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
-from heph_vl import __version__
-from heph_vl.data import splits
 from heph_vl.data.annotations import Annotation
 from heph_vl.errors import HephError
-from heph_vl.simulate.frame import cached_frame, choose_pairs, seeded
-from heph_vl.simulate.render import Rendering, render
-from heph_vl.simulate.scene import Scene, simulate_scenes
+from heph_vl.simulate.dem import read_dem
+from heph_vl.simulate.fidelity import fidelity
+from heph_vl.simulate.plan import (
+    Chunk,
+    Settings,
+    choose_records,
+    digest_of,
+    frame_order,
+    free_chunks,
+    twin_chunks,
+)
+from heph_vl.simulate.produce import produce
+from heph_vl.simulate.render import Rendering
+from heph_vl.simulate.store import disk_error, is_complete, write, write_product
+from heph_vl.simulate.twin import sites_of
 
 SETTINGS_FILE = "simulation.json"
-CHUNK = 8  # pairs that a worker takes at a time
-DEFORMING = 0.53  # share of pairs with motion; some of it is too noisy to be seen
+WAIT_S = 60  # how long other ranks wait for the first one to claim the folder
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What determines the bytes of a simulation."""
-
-    interferograms: int
-    frames: int
-    dates: int
-    seed: int
-    size: int
-    rendering: Rendering = field(default_factory=Rendering)
-    version: str = __version__
+Shard = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -58,10 +52,11 @@ class SimulationReport:
     Args:
         out: The archive.
         total: Interferograms in it.
-        written: Interferograms of this run; the others were there.
+        written: Interferograms of this run; the others were there or are other ranks'.
         frames: Interferograms of each frame.
         patterns: Deformation patterns written in this run, by "type intensity".
         deforming: Interferograms of this run with a pattern.
+        fidelity: Twin mode: how far the pictures say what the records say (see `fidelity`).
     """
 
     out: Path
@@ -70,41 +65,7 @@ class SimulationReport:
     frames: dict[str, int]
     patterns: Counter[str]
     deforming: int
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Consecutive pairs of one frame: `first` is the position in it, `unique_id` the first id."""
-
-    frame_id: str
-    of_frame: int
-    first: int
-    count: int
-    unique_id: int
-
-
-def frame_order() -> list[str]:
-    """Frames to simulate, in order: one of each volcano group, then the second ones.
-
-    Groups alternate between train, validation and test of the `grouped` split in proportion, so
-    that any number of frames from three on has all of them. StripMap frames are left out: their
-    swath and pixel size are others.
-    """
-    rounds: dict[int, list[splits.Frame]] = {}
-    for members in splits.GROUPS.values():
-        usable = [splits.FRAMES[name] for name in members if "_SM_" not in name]
-        for place, frame in enumerate(usable):
-            rounds.setdefault(place, []).append(frame)
-    order: list[str] = []
-    for place in sorted(rounds):
-        sizes = Counter(frame.split for frame in rounds[place])
-        seen: Counter[str] = Counter()
-        ranked = []
-        for frame in rounds[place]:
-            ranked.append((seen[frame.split] / sizes[frame.split], frame.split, frame.frame_id))
-            seen[frame.split] += 1
-        order += [frame_id for _, _, frame_id in sorted(ranked)]
-    return order
+    fidelity: dict[str, Any] | None = None
 
 
 def simulate(
@@ -115,11 +76,15 @@ def simulate(
     dates: int = 12,
     seed: int = 0,
     size: int = 288,
+    dem: Path | None = None,
+    truth: bool = False,
+    chain: bool = True,
     rendering: Rendering | None = None,
     workers: int | None = None,
+    shard: Shard = (0, 1),
     progress: Progress | None = None,
 ) -> SimulationReport:
-    """Writes an archive of n interferograms, or the rest of one that was stopped.
+    """Writes an archive of n invented interferograms, or the rest of one that was stopped.
 
     Args:
         out: Folder to write: new, empty, or an archive of the same settings.
@@ -128,9 +93,13 @@ def simulate(
         dates: Acquisitions of each frame; pairs are drawn from them.
         seed: Same seed, same bytes.
         size: Side of the images in native pixels (1/300 degree), a multiple of 3.
+        dem: Real elevation (.hgt, GeoTIFF or folder) to take places from.
+        truth: Whether to store LOS displacements beside the pictures.
+        chain: Whether to simulate noise, filter, resize and rounding of colours.
         rendering: How previews are drawn; if none, as the real patches are: the newer LiCSAR
             palette, posterised.
         workers: Processes; one for each core when none.
+        shard: (rank, number of ranks): this call writes its share of the records.
         progress: Called with (done, n), from this process.
 
     Returns:
@@ -140,26 +109,125 @@ def simulate(
         HephError: Impossible settings, a folder that holds something else, or a disk that is full
             or read-only. What is on disk then is whole, and the same call resumes.
     """
-    out = Path(out)
-    settings = Settings(n, frames, dates, seed, size, rendering or Rendering(posterise=True))
+    settings = Settings(
+        n,
+        seed,
+        frames,
+        dates,
+        size,
+        dem=_dem_digest(dem),
+        truth=truth,
+        chain=chain,
+        rendering=_rendering(rendering, chain),
+    )
     _check(settings)
-    counts = _spread(n, frame_order()[:frames])
-    _claim(out, settings)
-    work = [(chunk, missing) for chunk in _chunks(counts) if (missing := _missing(out, chunk))]
-    to_write = sum(len(missing) for _, missing in work)
+    chunks = free_chunks(n, frame_order()[:frames])
+    return _simulate(Path(out), settings, chunks, dem, workers, shard, progress)
+
+
+def simulate_twin(
+    out: Path,
+    records: Sequence[Annotation],
+    n: int | None = None,
+    *,
+    stratified: bool = False,
+    seed: int = 0,
+    dem: Path | None = None,
+    truth: bool = False,
+    chain: bool = True,
+    rendering: Rendering | None = None,
+    workers: int | None = None,
+    shard: Shard = (0, 1),
+    progress: Progress | None = None,
+) -> SimulationReport:
+    """Writes an archive of the interferograms that given records describe.
+
+    Each record gives one pair, with its frame, dates, labels, polygons and caption, at an image
+    size that fits its frame. The rendered mask, `los_sense`, sources and a comparison of what was
+    asked with what is seen are stored beside.
+
+    Args:
+        out: Folder to write: new, empty, or an archive of the same settings.
+        records: Annotations, all there are of each frame: they shape its ground.
+        n: How many of them; all when none.
+        stratified: Whether rare kinds get more than their share (see `plan.choose_records`).
+        seed: Same seed, same bytes.
+        dem: Real elevation to take places from.
+        truth: Whether to store LOS displacements beside the pictures.
+        chain: Whether to simulate noise, filter, resize and rounding of colours.
+        rendering: As in `simulate`.
+        workers: Processes; one for each core when none.
+        shard: (rank, number of ranks): this call writes its share of the records.
+        progress: Called with (done, n), from this process.
+
+    Returns:
+        What was written, and how faithful it is.
+
+    Raises:
+        HephError: As `simulate`; a record that cannot be simulated.
+    """
+    if not records:
+        raise HephError("simulate: annotations", "no record", "give at least one")
+    chosen = choose_records(records, len(records) if n is None else n, stratified, seed)
+    settings = Settings(
+        len(chosen),
+        seed,
+        annotations=digest_of(records),
+        stratified=stratified,
+        dem=_dem_digest(dem),
+        truth=truth,
+        chain=chain,
+        rendering=_rendering(rendering, chain),
+    )
+    chunks = twin_chunks(chosen, sites_of(records))
+    report = _simulate(Path(out), settings, chunks, dem, workers, shard, progress)
+    return replace(report, fidelity=fidelity(Path(out), chosen))
+
+
+def _rendering(rendering: Rendering | None, chain: bool) -> Rendering:
+    asked = rendering or Rendering(posterise=True)
+    return asked if chain else replace(asked, posterise=False)
+
+
+def _dem_digest(dem: Path | None) -> str:
+    """A hash of the elevation, which is read once here so that a bad file is told at once."""
+    if dem is None:
+        return ""
+    return hashlib.sha256(read_dem(dem).elevation.tobytes()).hexdigest()[:16]
+
+
+def _simulate(
+    out: Path,
+    settings: Settings,
+    chunks: Sequence[Chunk],
+    dem: Path | None,
+    workers: int | None,
+    shard: Shard,
+    progress: Progress | None,
+) -> SimulationReport:
+    _claim(out, settings, shard)
+    frames: Counter[str] = Counter()
+    for chunk in chunks:
+        frames[chunk.frame_id] += len(chunk.jobs)
+    rank, ranks = shard
+    mine = chunks[rank::ranks]
+    work = [left for chunk in mine if (left := _missing(out, settings, chunk)).jobs]
+    total = sum(len(chunk.jobs) for chunk in mine)
+    to_write = sum(len(chunk.jobs) for chunk in work)
     patterns: Counter[str] = Counter()
     written = deforming = 0
     if progress:
-        progress(n - to_write, n)
+        progress(total - to_write, total)
     count = min(workers or len(os.sched_getaffinity(0)), max(1, len(work)))
-    for annotations in _run(out, settings, work, count):
-        written += len(annotations)
-        deforming += sum(found.has_deformation for found in annotations)
-        for found in annotations:
-            patterns.update(f"{e.type} {e.intensity or 'none'}" for e in found.events)
+    for record in _run(out, settings, work, None if dem is None else str(dem), count):
+        written += 1
+        deforming += record.has_deformation
+        patterns.update(f"{e.type} {e.intensity or 'none'}" for e in record.events)
         if progress:
-            progress(n - to_write + written, n)
-    return SimulationReport(out, n, written, counts, patterns, deforming)
+            progress(total - to_write + written, total)
+    return SimulationReport(
+        out, settings.interferograms, written, dict(frames), patterns, deforming
+    )
 
 
 def _check(settings: Settings) -> None:
@@ -178,9 +246,9 @@ def _check(settings: Settings) -> None:
             f"{settings.frames} frames for {settings.interferograms} interferograms",
             "use at most one frame for each interferogram",
         )
-    if settings.size % 3 or not 96 <= settings.size <= 3_000:
+    if settings.size % 3 or not 96 <= settings.size <= 1_500:
         raise HephError(
-            "simulate: size", f"{settings.size} px", "use a multiple of 3 from 96 to 3000"
+            "simulate: size", f"{settings.size} px", "use a multiple of 3 from 96 to 1500"
         )
     pairs = settings.dates * (settings.dates - 1) // 2
     needed = -(-settings.interferograms // settings.frames)
@@ -192,16 +260,14 @@ def _check(settings: Settings) -> None:
         )
 
 
-def _spread(n: int, frame_ids: list[str]) -> dict[str, int]:
-    share, rest = divmod(n, len(frame_ids))
-    return {name: share + (place < rest) for place, name in enumerate(frame_ids)}
-
-
-def _claim(out: Path, settings: Settings) -> None:
-    """Makes the folder ours, or finds that it already is."""
+def _claim(out: Path, settings: Settings, shard: Shard) -> None:
+    """Makes the folder ours, or finds that it already is; rank 0 makes it for all."""
     asked = json.loads(json.dumps(asdict(settings)))
     file = out / SETTINGS_FILE
     try:
+        patience = time.monotonic() + WAIT_S
+        while shard[0] and not file.is_file() and time.monotonic() < patience:
+            time.sleep(0.2)
         if file.is_file():
             there = _read_settings(file)
             differ = [k for k in asked.keys() | there.keys() if asked.get(k) != there.get(k)]
@@ -218,9 +284,9 @@ def _claim(out: Path, settings: Settings) -> None:
                 str(out), "is not empty and holds no simulation", "choose a new or empty folder"
             )
         out.mkdir(parents=True, exist_ok=True)
-        _write(file, (json.dumps(asked, indent=2) + "\n").encode())
+        write(file, (json.dumps(asked, indent=2) + "\n").encode())
     except OSError as error:
-        raise _disk_error(error, out) from error
+        raise disk_error(error, out) from error
 
 
 def _read_settings(file: Path) -> dict[str, Any]:
@@ -233,40 +299,24 @@ def _read_settings(file: Path) -> dict[str, Any]:
     return there
 
 
-def _chunks(counts: dict[str, int]) -> Iterator[Chunk]:
-    unique_id = 1
-    for frame_id, total in counts.items():
-        for first in range(0, total, CHUNK):
-            count = min(CHUNK, total - first)
-            yield Chunk(frame_id, total, first, count, unique_id + first)
-        unique_id += total
-
-
-def _missing(out: Path, chunk: Chunk) -> list[int]:
-    """Ids of the chunk's records whose three files are not all there."""
-    ids = range(chunk.unique_id, chunk.unique_id + chunk.count)
-    return [uid for uid in ids if not _is_complete(out, uid)]
-
-
-def _is_complete(out: Path, unique_id: int) -> bool:
-    try:
-        record = json.loads((out / "annotations" / f"{unique_id}.json").read_text())
-        name = f"{record['primary_date']}_{record['secondary_date']}"
-        folder = out / record["frameID"] / "interferograms" / name
-    except (OSError, ValueError, KeyError):
-        return False
-    return all((folder / f"{name}.geo.{part}.png").is_file() for part in ("diff", "cc"))
+def _missing(out: Path, settings: Settings, chunk: Chunk) -> Chunk:
+    """The chunk's jobs whose files are not all there."""
+    twin = bool(settings.annotations)
+    left = [j for j in chunk.jobs if not is_complete(out, j.unique_id, settings.truth, twin)]
+    return replace(chunk, jobs=tuple(left))
 
 
 def _run(
-    out: Path, settings: Settings, work: list[tuple[Chunk, list[int]]], workers: int
-) -> Iterator[list[Annotation]]:
+    out: Path, settings: Settings, work: Sequence[Chunk], dem: str | None, workers: int
+) -> Iterator[Annotation]:
     if workers <= 1:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # sums over threads would round differently
         try:
-            for chunk, missing in work:
-                yield _simulate_chunk(out, settings, chunk, missing)
+            for chunk in work:
+                for product in produce(chunk, settings, dem):
+                    write_product(out, product)
+                    yield product.annotation
         finally:
             torch.set_num_threads(threads)
         return
@@ -276,12 +326,12 @@ def _run(
     )
     try:
         waiting: set[Future[list[Annotation]]] = {
-            pool.submit(_simulate_chunk, out, settings, chunk, ids) for chunk, ids in work
+            pool.submit(_write_chunk, out, settings, chunk, dem) for chunk in work
         }
         while waiting:
             finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             for future in finished:
-                yield future.result()
+                yield from future.result()
     except BrokenProcessPool as error:
         raise HephError(
             "simulate", "a worker was killed, often for lack of memory", "resume with fewer workers"
@@ -290,71 +340,10 @@ def _run(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _simulate_chunk(
-    out: Path, settings: Settings, chunk: Chunk, missing: list[int]
-) -> list[Annotation]:
-    """Writes the missing pairs of a chunk; their records."""
-    frame = cached_frame(chunk.frame_id, settings.size, settings.dates, settings.seed)
-    pairs = choose_pairs(
-        frame, chunk.of_frame, DEFORMING, seeded(settings.seed, chunk.frame_id, "pairs")
-    )
-    annotations = []
-    for unique_id in missing:
-        pair = pairs[chunk.first + unique_id - chunk.unique_id]
-        generator = seeded(settings.seed, "record", unique_id)
-        (scene,) = simulate_scenes(frame, [pair], [generator])
-        annotation = scene.annotation(unique_id, generator)
-        try:
-            write_pair(out, scene, annotation, settings.rendering)
-        except OSError as error:
-            raise _disk_error(error, out) from error
-        annotations.append(annotation)
-    return annotations
-
-
-def write_pair(out: Path, scene: Scene, annotation: Annotation, rendering: Rendering) -> None:
-    """Writes the two pictures of a pair, then its record.
-
-    Args:
-        out: Root of the archive.
-        scene: What to draw.
-        annotation: The record; its dates and frame name the files.
-        rendering: How to draw.
-    """
-    picture, coherence = render(
-        scene.wrapped_phase.numpy(), scene.valid.numpy(), scene.coherence.numpy(), rendering
-    )
-    name = annotation.pair_name
-    folder = out / annotation.frame_id / "interferograms" / name
-    records = out / "annotations"
-    folder.mkdir(parents=True, exist_ok=True)
-    records.mkdir(exist_ok=True)
-    _write(folder / f"{name}.geo.diff.png", _png(picture))
-    _write(folder / f"{name}.geo.cc.png", _png(coherence))
-    text = json.dumps(annotation.to_record(), indent=1) + "\n"
-    _write(records / f"{annotation.unique_id}.json", text.encode())
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """All of the content under this name, or nothing."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _disk_error(error: OSError, out: Path) -> HephError:
-    return HephError(
-        str(error.filename or out),
-        f"cannot be written: {error.strerror or error}",
-        "free space or choose a folder you can write to; the same command resumes",
-    )
+def _write_chunk(out: Path, settings: Settings, chunk: Chunk, dem: str | None) -> list[Annotation]:
+    """Writes the jobs of a chunk; their records."""
+    written = []
+    for product in produce(chunk, settings, dem):
+        write_product(out, product)
+        written.append(product.annotation)
+    return written

@@ -1,29 +1,70 @@
-"""One simulated frame: the place, its radar geometry, its dates, and what moves there.
+"""One simulated frame in free mode: a place, its dates, and what moves there over time.
 
-Everything that the interferograms of a frame share, so that phase closes around triangles of dates
-before noise: one terrain, one footprint, one atmosphere a date, one level a date for each source.
+Everything that its interferograms share, so that phase closes around triangles of dates before
+noise: one ground, one atmosphere and one orbit error a date, one history for each source.
 """
 
-import hashlib
 import math
-from dataclasses import dataclass
+from collections import OrderedDict
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from heph_vl.simulate.atmosphere import DateState, draw_date, turbulence_filter
-from heph_vl.simulate.sources import FRINGE_M, KINDS, Look, Source, los_to_phase, unit_los
-from heph_vl.simulate.terrain import Grid, Terrain, draw_terrain, slope, swath_footprint, uniform
+from heph_vl.simulate.atmosphere import DateState, draw_date, stratified, to_grid
+from heph_vl.simulate.candidates import scaled
+from heph_vl.simulate.flaws import draw_flaws
+from heph_vl.simulate.outline import OUTLINE_SHARE
+from heph_vl.simulate.place import FINE_PER_NATIVE, Place, Site, draw_place, seeded
+from heph_vl.simulate.scene import Layers, Motion
+from heph_vl.simulate.sources import FRINGE_M, KINDS, Source, unit_los
+from heph_vl.simulate.terrain import Grid, uniform
 
-FINE_PER_NATIVE = 10 / 3  # LiCSAR previews are 30 % of the 0.001 degree grid
-KIND_WEIGHTS = {"mogi": 0.3, "sill": 0.36, "dyke": 0.24, "spheroid": 0.06, "earthquake": 0.04}
+KIND_WEIGHTS = {
+    "mogi": 0.3,
+    "sill": 0.34,
+    "dyke": 0.22,
+    "spheroid": 0.06,
+    "earthquake": 0.05,
+    "unidentified": 0.03,
+}
 STEEPEST = 0.45  # fringes a native pixel: denser ones would average to nothing
-FAINTEST = 0.8  # fringes between any two levels of a source that differ
+CLEAR = 0.8  # fringes from which a change between two dates counts as seen
+UNSEEN = 0.3  # fringes below which it counts as none; pairs in between are not chosen
 STRONGEST = 8.5
-INCLINATION_DEG = 98.18  # Sentinel-1's orbit
-_LATITUDES = {"169D_00001_020800": 27.7}  # El Hierro: its name does not tell
+ICY = 0.15  # share of the frames with snow whose glaciers flow
+GROWTHS = ("step", "linear", "decaying", "s-curve")
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A change of a source's strength.
+
+    Args:
+        growth: One of `GROWTHS`: at once; steadily; fast, then slower (a magma chamber that fills
+            through a conduit); slow, fast, slow.
+        start: Day it begins, counted from the first acquisition.
+        duration: Days it lasts.
+        fringes: Change in fringes, positive toward the satellite.
+    """
+
+    growth: str
+    start: float
+    duration: float
+    fringes: float
+
+    def level(self, day: float) -> float:
+        """What has come of it at a day, in fringes."""
+        t = min(max((day - self.start) / self.duration, 0.0), 1.0)
+        if self.growth == "step":
+            return self.fringes * (day >= self.start)
+        if self.growth == "decaying":
+            t = (1.0 - math.exp(-3.0 * t)) / (1.0 - math.exp(-3.0))
+        elif self.growth == "s-curve":
+            t = t * t * (3.0 - 2.0 * t)
+        return self.fringes * t
 
 
 @dataclass(frozen=True)
@@ -46,121 +87,107 @@ class Frame:
     """What all interferograms of one frame share.
 
     Args:
-        frame_id: LiCSAR name; the letter after the track number is the pass.
+        place: Ground, geometry, footprint.
         seed: Seed of the whole simulation.
-        native: Height and width of its images in native pixels.
-        grid: The 0.001 degree grid.
-        look: Radar geometry.
-        terrain: The ground.
-        slope: (H, W) rise over run.
-        footprint: (H, W) bool, inside the swath.
         dates: Acquisitions in order.
         sources: What moves.
-        response: Turbulence filter of the grid.
+        icy: Whether its glaciers flow.
     """
 
-    frame_id: str
+    place: Place
     seed: int
-    native: tuple[int, int]
-    grid: Grid
-    look: Look
-    terrain: Terrain
-    slope: Tensor
-    footprint: Tensor
     dates: tuple[date, ...]
     sources: tuple[ActiveSource, ...]
-    response: Tensor
+    icy: bool = False
 
     def difference(self, source: ActiveSource, pair: tuple[int, int]) -> float:
         """Signed fringes of a source between two dates, positive toward the satellite."""
         return source.levels[pair[1]] - source.levels[pair[0]]
 
-    def phase(self, pair: tuple[int, int]) -> Tensor:
-        """Noise-free unwrapped phase (H, W) float32 [rad]: secondary state minus primary state."""
-        primary, secondary = (date_state(self, index) for index in pair)
-        elevation = self.terrain.elevation
-        total = secondary.phase(elevation, self.grid) - primary.phase(elevation, self.grid)
-        for source in self.sources:
-            change = self.difference(source, pair)
-            if change:
-                total = total + los_to_phase(source.unit * change)
-        return total
+    def layers(self, pair: tuple[int, int]) -> Layers:
+        """What one pair of dates shows before noise."""
+        days = (self.dates[pair[1]] - self.dates[pair[0]]).days
+        frame_id = self.place.site.frame_id
+        states = [date_state(self.place, self.seed, self.dates[index]) for index in pair]
+        motions = tuple(
+            Motion(source.source, source.unit * change)
+            for source in self.sources
+            if (change := self.difference(source, pair))
+        )
+        layers = layers_between(self.place, states[0], states[1], days, motions)
+        if self.icy:
+            ice, kept = self.place.ice(days)
+            layers = replace(layers, ice=ice, coherence=layers.coherence * kept)
+        g = seeded(self.seed, frame_id, "flaws", *pair)
+        return replace(layers, flaws=draw_flaws(self.place, self.place.land, g))
 
 
-def seeded(seed: int, *key: str | int) -> torch.Generator:
-    """A generator of its own for each seed and key, the same on every machine."""
-    digest = hashlib.sha256(repr((seed, *key)).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+def layers_between(
+    place: Place, primary: DateState, secondary: DateState, days: int, motions: tuple[Motion, ...]
+) -> Layers:
+    """Secondary state minus primary state, the ground's motion, and the coherence between."""
+    rate = secondary.stratification - primary.stratification
+    return Layers(
+        place=place,
+        days=days,
+        turbulence=to_grid(secondary.turbulence - primary.turbulence, place.grid),
+        stratification=stratified(place.terrain.elevation, rate),
+        ramp=(secondary.ramp[0] - primary.ramp[0], secondary.ramp[1] - primary.ramp[1]),
+        motions=motions,
+        offset=secondary.offset - primary.offset,
+        coherence=place.cover.coherence(
+            float(days), secondary.orbit_m - primary.orbit_m, primary.clarity * secondary.clarity
+        ),
+    )
 
 
-def latitude_of(frame_id: str) -> float:
-    """Latitude [deg] of a LiCSAR frame: its middle number is the colatitude in 0.01 degree."""
-    latitude = 90.0 - int(frame_id.split("_")[1]) / 100.0
-    return latitude if abs(latitude) < 80.0 else _LATITUDES.get(frame_id, 0.0)
-
-
-def look_of(frame_id: str, incidence_deg: float) -> Look:
-    """Sentinel-1's heading at the frame's latitude and pass: sin(heading) = cos(i) / cos(lat)."""
-    cosine = math.cos(math.radians(latitude_of(frame_id)))
-    sine = math.cos(math.radians(INCLINATION_DEG)) / cosine
-    heading = math.degrees(math.asin(max(-1.0, sine)))
-    return Look(heading if frame_id[3] == "A" else -180.0 - heading, incidence_deg)
-
-
-def draw_frame(frame_id: str, size: int, dates: int, seed: int) -> Frame:
+def draw_frame(
+    frame_id: str,
+    size: int,
+    dates: int,
+    seed: int,
+    *,
+    dem: str | None = None,
+    kinds: tuple[str, ...] = (),
+) -> Frame:
     """The frame of this name under this seed.
 
     Args:
-        frame_id: LiCSAR name of an Interferometric Wide frame.
+        frame_id: LiCSAR name.
         size: Side of its images in native pixels, a multiple of 3.
         dates: Number of acquisitions.
         seed: Seed of the whole simulation.
+        dem: File or folder of real elevation to take a window of.
+        kinds: Types of the sources; drawn when none.
 
     Returns:
         The same frame for the same arguments, on any worker.
     """
-    fine = round(size * FINE_PER_NATIVE)
-    grid = Grid(fine, fine, latitude_of(frame_id))
-    g = seeded(seed, frame_id, "place")
-    terrain = draw_terrain(grid, g)
-    look = look_of(frame_id, uniform(32.0, 44.0, g))
-    footprint = swath_footprint(grid, look.heading_deg, g)
+    place = draw_place(Site(frame_id, (size, size)), seed, dem)
     calendar = _draw_dates(dates, seeded(seed, frame_id, "dates"))
-    sources = _draw_sources(
-        grid, look, terrain, footprint, dates, seeded(seed, frame_id, "sources")
-    )
-    return Frame(
-        frame_id,
-        seed,
-        (size, size),
-        grid,
-        look,
-        terrain,
-        slope(terrain, grid),
-        footprint,
-        calendar,
-        sources,
-        turbulence_filter(grid),
-    )
-
-
-_states: dict[tuple[str, int, int, int], DateState] = {}
+    days = [float((day - calendar[0]).days) for day in calendar]
+    sources = _draw_sources(place, days, kinds, seeded(seed, frame_id, "sources"))
+    icy = uniform(0.0, 1.0, seeded(seed, frame_id, "ice")) < ICY
+    return Frame(place, seed, calendar, sources, icy and bool(place.terrain.snow.any()))
 
 
 @lru_cache(maxsize=2)
-def cached_frame(frame_id: str, size: int, dates: int, seed: int) -> Frame:
+def cached_frame(frame_id: str, size: int, dates: int, seed: int, dem: str | None = None) -> Frame:
     """`draw_frame`, remembered for the next pair of the same frame."""
-    return draw_frame(frame_id, size, dates, seed)
+    return draw_frame(frame_id, size, dates, seed, dem=dem)
 
 
-def date_state(frame: Frame, index: int) -> DateState:
-    """Atmosphere and orbit of one date; the last ones used are kept."""
-    key = (frame.frame_id, frame.seed, frame.grid.height, index)
+_states: OrderedDict[tuple[object, ...], DateState] = OrderedDict()
+
+
+def date_state(place: Place, seed: int, day: date) -> DateState:
+    """Atmosphere and orbit of one date of a frame; the last ones used are kept."""
+    key = (seed, place.site.frame_id, day, place.site.native)
     if key not in _states:
-        while len(_states) >= 32:  # 4 MB each at 288 px
-            del _states[next(iter(_states))]
-        g = seeded(frame.seed, frame.frame_id, "date", index)
-        _states[key] = draw_date(frame.grid, frame.response, g)
+        while len(_states) >= 32:  # up to 7 MB each
+            _states.popitem(last=False)
+        g = seeded(seed, place.site.frame_id, "date", day.isoformat())
+        _states[key] = draw_date(place.grid, g)
     return _states[key]
 
 
@@ -168,6 +195,8 @@ def choose_pairs(
     frame: Frame, count: int, deforming: float, generator: torch.Generator
 ) -> list[tuple[int, int]]:
     """Pairs of date indices, most of them short, about the asked share with motion between.
+
+    Pairs with a change that is neither clearly seen nor clearly not are taken last.
 
     Args:
         frame: The frame.
@@ -179,14 +208,17 @@ def choose_pairs(
         Different pairs (primary, secondary) in the order of their dates.
     """
     number = len(frame.dates)
-    pools: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
+    pools: dict[str, list[tuple[int, int]]] = {"moved": [], "still": [], "doubtful": []}
     for pair in ((i, j) for i in range(number) for j in range(i + 1, number)):
-        moved = any(frame.difference(source, pair) for source in frame.sources)
-        pools[moved].append(pair)
+        most = max((abs(frame.difference(s, pair)) for s in frame.sources), default=0.0)
+        name = "moved" if most >= CLEAR else "still" if most <= UNSEEN else "doubtful"
+        pools[name].append(pair)
     chosen = []
     for _ in range(count):
-        wanted = uniform(0.0, 1.0, generator) < deforming
-        pool = pools[wanted] or pools[not wanted]
+        wanted = (
+            ("moved", "still") if uniform(0.0, 1.0, generator) < deforming else ("still", "moved")
+        )
+        pool = next(pools[name] for name in (*wanted, "doubtful") if pools[name])
         days = torch.tensor([(frame.dates[j] - frame.dates[i]).days for i, j in pool]).float()
         weight = torch.exp(-days / 40.0) + 0.03
         chosen.append(pool.pop(int(torch.multinomial(weight, 1, generator=generator))))
@@ -203,43 +235,78 @@ def _draw_dates(count: int, g: torch.Generator) -> tuple[date, ...]:
 
 
 def _draw_sources(
-    grid: Grid,
-    look: Look,
-    terrain: Terrain,
-    footprint: Tensor,
-    dates: int,
-    g: torch.Generator,
+    place: Place, days: list[float], kinds: tuple[str, ...], g: torch.Generator
 ) -> tuple[ActiveSource, ...]:
-    visible = footprint & ~terrain.water
     names = list(KIND_WEIGHTS)
     weights = torch.tensor(list(KIND_WEIGHTS.values()))
-    places = _places(grid, terrain, visible, g)
     number = 1 + int(torch.multinomial(torch.tensor([0.45, 0.35, 0.2]), 1, generator=g))
+    wanted = kinds or tuple(
+        names[int(k)] for k in torch.multinomial(weights, number, True, generator=g)
+    )
     active = []
-    for east, north in places[:number]:
-        kind = names[int(torch.multinomial(weights, 1, generator=g))]
-        source = Source(kind, east, north, KINDS[kind].prior(g))
-        unit = unit_los(source, grid, look)
-        spread = float(unit[visible].max() - unit[visible].min())
-        unit = unit * (FRINGE_M / spread)
-        steepest = max(
-            float((torch.diff(unit, dim=d).abs()).max()) / FRINGE_M * FINE_PER_NATIVE
-            for d in (0, 1)
-        )
-        limit = min(STRONGEST, STEEPEST / steepest)
-        if limit > FAINTEST:
-            levels = _draw_levels(dates, limit, kind == "earthquake", g)
+    for kind, (east, north) in zip(wanted, _spots(place, g), strict=False):
+        drawn = Source(kind, 0.0, 0.0, KINDS[kind].prior(g))
+        source = replace(_of_usual_size(drawn, place, g), east=east, north=north)
+        unit = unit_los(source, place.grid, place.look)
+        seen = unit[place.land]
+        unit = unit * (FRINGE_M / float(seen.max() - seen.min()))
+        limit = min(STRONGEST, STEEPEST / steepest_gradient(unit))
+        if limit > CLEAR:
+            history = _draw_history(kind, days[-1], limit, g)
+            levels = tuple(sum(episode.level(day) for episode in history) for day in days)
             active.append(ActiveSource(source, unit, levels))
     return tuple(active)
 
 
-def _places(
-    grid: Grid, terrain: Terrain, visible: Tensor, g: torch.Generator
-) -> list[tuple[float, float]]:
-    """Where sources go, in random order: on visible land near summits, 8 km inside the image."""
+def _of_usual_size(source: Source, place: Place, g: torch.Generator) -> Source:
+    """The source scaled so that its pattern is as wide as real ones.
+
+    All lengths scaled by s make the pattern s times as wide. Of the real polygons the larger side
+    is 15 / 23 / 24 / 45 / 92 native pixels at 5 / 25 / 50 / 75 / 95 %.
+    """
+    around = Grid(128, 128, place.grid.latitude_deg, 3 * place.grid.spacing_deg)
+    los = unit_los(source, around, place.look).abs()
+    seen = los > OUTLINE_SHARE * los.max()
+    sides = [int(seen.any(dim).sum()) * 3 / FINE_PER_NATIVE for dim in (0, 1)]
+    spread = 0.55 * float(torch.randn((), generator=g))
+    return scaled(source, min(max(28.0 * math.exp(spread), 12.0), 110.0) / max(sides))
+
+
+def steepest_gradient(los: Tensor) -> float:
+    """Largest number of fringes between neighbouring native pixels of an LOS field (H, W) [m]."""
+    steps = max(float(torch.diff(los, dim=d).abs().max()) for d in (0, 1))
+    return steps / FRINGE_M * FINE_PER_NATIVE
+
+
+def _draw_history(
+    kind: str, last_day: float, limit: float, g: torch.Generator
+) -> tuple[Episode, ...]:
+    """One or two episodes; any two dates are at most `limit` fringes apart."""
+    bands = [(CLEAR, 1.6), (1.8, 3.8), (4.1, STRONGEST)]
+    bands = [(low, min(high, limit)) for low, high in bands if low < limit]
+    chance = torch.tensor([0.25, 0.3, 0.45][: len(bands)])
+    first = uniform(*bands[int(torch.multinomial(chance, 1, generator=g))], g)
+    sign = 1.0 if uniform(0.0, 1.0, g) < 0.6 else -1.0
+    sudden = kind == "earthquake" or (kind == "dyke" and uniform(0.0, 1.0, g) < 0.7)
+    if sudden:
+        return (Episode("step", uniform(0.2, 0.8, g) * last_day, 1.0, sign * first),)
+    growth = GROWTHS[int(torch.randint(0, len(GROWTHS), (), generator=g))]
+    start, share = uniform(0.0, 0.5, g), uniform(0.15, 0.6, g)
+    history = [Episode(growth, start * last_day, max(share * last_day, 1.0), sign * first)]
+    # A relapse: some of what came goes again, as at calderas that fill and erupt.
+    if start + share < 0.85 and uniform(0.0, 1.0, g) < 0.3:
+        back = -sign * uniform(0.5, 1.0, g) * first
+        begin = uniform(start + share, 0.95, g) * last_day
+        history.append(Episode("step", begin, 1.0, back))
+    return tuple(history)
+
+
+def _spots(place: Place, g: torch.Generator) -> list[tuple[float, float]]:
+    """Where sources go [m east, north], in random order: visible land near summits, 8 km inside."""
+    grid, visible = place.grid, place.land
     margin = round(8e3 / grid.dy)
     spots = []
-    for volcano in terrain.volcanoes:
+    for volcano in place.terrain.volcanoes:
         for _ in range(8):
             row = round(volcano.row + float(torch.randn((), generator=g)) * 2e3 / grid.dy)
             column = round(volcano.column + float(torch.randn((), generator=g)) * 2e3 / grid.dx)
@@ -260,29 +327,3 @@ def _places(
         )
         for k in order
     ]
-
-
-def _draw_levels(dates: int, limit: float, once: bool, g: torch.Generator) -> tuple[float, ...]:
-    """Episodes: a level that holds, then jumps; any two levels are equal or clearly apart."""
-    levels = [0.0]
-    jumps = 0
-    for _ in range(dates - 1):
-        level = levels[-1]
-        if uniform(0.0, 1.0, g) < 2.5 / max(dates, 4) and not (once and jumps):
-            for _ in range(12):
-                size = _draw_size(limit, g)
-                sign = 1.0 if uniform(0.0, 1.0, g) < 0.6 else -1.0
-                gaps = [abs(level + sign * size - old) for old in set(levels)]
-                if min(gaps) >= FAINTEST and max(gaps) <= limit:
-                    level += sign * size
-                    jumps += 1
-                    break
-        levels.append(level)
-    return tuple(levels)
-
-
-def _draw_size(limit: float, g: torch.Generator) -> float:
-    bands = [(FAINTEST, 1.6), (1.8, 3.8), (4.1, STRONGEST)]
-    bands = [(low, min(high, limit)) for low, high in bands if low < limit]
-    weights = torch.tensor([0.25, 0.3, 0.45][: len(bands)])
-    return uniform(*bands[int(torch.multinomial(weights, 1, generator=g))], g)

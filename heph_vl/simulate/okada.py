@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+Components = tuple[Tensor, Tensor, Tensor]
 _VERTICAL = 1e-6  # |cos(dip)| below this takes the limit formulas of eq. (29)
 
 
@@ -23,7 +24,7 @@ def okada_surface(
     width: Any,
     slip: tuple[Any, Any, Any],
     poisson_ratio: float = 0.25,
-) -> Tensor:
+) -> Components:
     """Surface displacement in Okada's own frame, eqs. (25)-(27).
 
     The x axis runs along strike, y horizontally up-dip, z up; the origin lies above the corner of
@@ -37,74 +38,82 @@ def okada_surface(
         length: Length along strike.
         width: Width along dip.
         slip: Strike-slip (left-lateral positive), dip-slip (reverse positive) and tensile
-            (opening positive) dislocation, each broadcastable against ``x``.
+            (opening positive) dislocation, each broadcastable against ``x``; the number 0 costs
+            no arithmetic.
         poisson_ratio: Poisson's ratio of the half-space.
 
     Returns:
-        (3, ..., H, W) displacement (ux, uy, uz) in the unit of ``slip``, dtype of ``x``.
+        Displacement (ux, uy, uz), each (..., H, W), in the unit of ``slip``, dtype of ``x``.
     """
     depth, dip, length, width = (
         torch.as_tensor(v, dtype=x.dtype, device=x.device) for v in (depth, dip, length, width)
     )
-    strike_slip, dip_slip, opening = (
-        torch.as_tensor(v, dtype=x.dtype, device=x.device) for v in slip
-    )
     sin, cos = torch.sin(dip), torch.cos(dip)
     p = y * cos + depth * sin
     q = y * sin - depth * cos
-    total = torch.zeros((), dtype=x.dtype, device=x.device)
-    for sign, xi, eta in (
-        (1.0, x, p),
-        (-1.0, x, p - width),
-        (-1.0, x - length, p),
-        (1.0, x - length, p - width),
-    ):  # Chinnery's notation, eq. (24)
-        shear, dipping, tensile = _corner(xi, eta, q, sin, cos, 1.0 - 2.0 * poisson_ratio)
-        total = total + sign * (opening * tensile - strike_slip * shear - dip_slip * dipping)
-    return total / (2.0 * math.pi)
+    nothing = torch.zeros_like(x + p + length + width)  # one shape for all, batch or not
+    x, p = x + nothing, p + nothing
+    # The four corners of Chinnery's notation, eq. (24), in two leading axes: (xi, eta).
+    xi = torch.stack((x, x - length))[:, None]
+    eta = torch.stack((p, p - width))[None]
+    corners = _corners(xi, eta, q, sin, cos, slip, 1.0 - 2.0 * poisson_ratio)
+    ux, uy, uz = ((u[0, 0] - u[0, 1] - u[1, 0] + u[1, 1]) / (2.0 * math.pi) for u in corners)
+    return ux, uy, uz
 
 
-def _corner(
-    xi: Tensor, eta: Tensor, q: Tensor, sin: Tensor, cos: Tensor, mu_ratio: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The brackets of eqs. (25), (26), (27) at one corner, each (3, ..., H, W)."""
-    zero = xi * 0 + eta * 0 + q * 0
-    xi, eta, q = xi + zero, eta + zero, q + zero
+def _corners(
+    xi: Tensor,
+    eta: Tensor,
+    q: Tensor,
+    sin: Tensor,
+    cos: Tensor,
+    slip: tuple[Any, Any, Any],
+    mu_ratio: float,
+) -> Components:
+    """The brackets of eqs. (25), (26), (27) times their slips, summed."""
+    left_lateral, reverse, opening = slip
     R = torch.sqrt(xi * xi + eta * eta + q * q)
     y_tilde = eta * cos + q * sin
     d_tilde = eta * sin - q * cos
-    # Singular lines of section 3: R + eta = 0 (above the extension of an edge) and q = 0.
-    on_line = R + eta <= 1e-12 * R.clamp_min(1e-30)
-    per_R_eta = torch.where(on_line, 0.0, 1.0 / (R * (R + eta)))
-    log_R_eta = torch.where(on_line, -torch.log(R - eta), torch.log(R + eta))
-    on_xi = R + xi <= 1e-12 * R.clamp_min(1e-30)
-    per_R_xi = torch.where(on_xi, 0.0, 1.0 / (R * (R + xi)))
+    R_eta, log_R_eta = _edge_distance(xi, eta, q, R)
+    a = torch.where(R_eta == 0, 0.0, q / (R * R_eta))
     theta = torch.where(q == 0, 0.0, torch.atan(xi * eta / (q * R)))
-    I1, I2, I3, I4, I5 = _integrals(xi, eta, q, R, y_tilde, d_tilde, log_R_eta, sin, cos, mu_ratio)
-    a = q * per_R_eta
-    b = q * per_R_xi
-    shear = torch.stack(
-        (
-            xi * a + theta + I1 * sin,
-            y_tilde * a + R * a * cos + I2 * sin,
-            d_tilde * a + R * a * sin + I4 * sin,
-        )
-    )
-    dipping = torch.stack(
-        (
-            q / R - I3 * sin * cos,
-            y_tilde * b + cos * theta - I1 * sin * cos,
-            d_tilde * b + sin * theta - I5 * sin * cos,
-        )
-    )
-    tensile = torch.stack(
-        (
-            q * a - I3 * sin * sin,
-            -d_tilde * b - sin * (xi * a - theta) - I1 * sin * sin,
-            y_tilde * b + cos * (xi * a - theta) - I5 * sin * sin,
-        )
-    )
-    return shear, dipping, tensile
+    I1, I3, I4, I5 = _integrals(xi, eta, q, R, y_tilde, d_tilde, log_R_eta, sin, cos, mu_ratio)
+    ux = uy = uz = torch.zeros((), dtype=R.dtype, device=R.device)
+    if not _is_zero(left_lateral):
+        I2 = -mu_ratio * log_R_eta - I3
+        ux = ux - left_lateral * (xi * a + theta + I1 * sin)
+        uy = uy - left_lateral * (y_tilde * a + R * a * cos + I2 * sin)
+        uz = uz - left_lateral * (d_tilde * a + R * a * sin + I4 * sin)
+    if _is_zero(reverse) and _is_zero(opening):
+        return ux, uy, uz
+    R_xi, _ = _edge_distance(eta, xi, q, R)
+    b = torch.where(R_xi == 0, 0.0, q / (R * R_xi))
+    if not _is_zero(reverse):
+        sin_cos = sin * cos
+        ux = ux - reverse * (q / R - I3 * sin_cos)
+        uy = uy - reverse * (y_tilde * b + cos * theta - I1 * sin_cos)
+        uz = uz - reverse * (d_tilde * b + sin * theta - I5 * sin_cos)
+    if not _is_zero(opening):
+        sin_sin = sin * sin
+        along = xi * a - theta
+        ux = ux + opening * (q * a - I3 * sin_sin)
+        uy = uy - opening * (d_tilde * b + sin * along + I1 * sin_sin)
+        uz = uz + opening * (y_tilde * b + cos * along - I5 * sin_sin)
+    return ux, uy, uz
+
+
+def _is_zero(slip: Any) -> bool:
+    return isinstance(slip, int | float) and slip == 0
+
+
+def _edge_distance(xi: Tensor, eta: Tensor, q: Tensor, R: Tensor) -> tuple[Tensor, Tensor]:
+    """R + eta and its logarithm; on the singular line R + eta = 0 (section 3): 0, -log(R - eta)."""
+    # For eta < 0 the sum cancels, and the quotient does not.
+    R_eta = torch.where(eta > 0, R + eta, (xi * xi + q * q) / (R - eta))
+    on_line = R_eta <= 1e-12 * R
+    logarithm = torch.where(on_line, -torch.log(R - eta), torch.log(R_eta))
+    return torch.where(on_line, 0.0, R_eta), logarithm
 
 
 def _integrals(
@@ -118,8 +127,8 @@ def _integrals(
     sin: Tensor,
     cos: Tensor,
     mu_ratio: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """I1..I5 of eq. (28), or of eq. (29) where the fault is vertical; mu_ratio = mu/(lambda+mu)."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """I1, I3, I4, I5 of eq. (28), or of eq. (29) on a vertical fault; mu_ratio = mu/(lambda+mu)."""
     vertical = cos.abs() < _VERTICAL
     c = torch.where(vertical, 1.0, cos)
     tan = sin / c
@@ -136,8 +145,7 @@ def _integrals(
         I3 = torch.where(vertical, half * (eta / R_d + y_tilde * q / R_d**2 - log_R_eta), I3)
         I4 = torch.where(vertical, -mu_ratio * q / R_d, I4)
         I5 = torch.where(vertical, -mu_ratio * xi * sin / R_d, I5)
-    I2 = -mu_ratio * log_R_eta - I3
-    return I1, I2, I3, I4, I5
+    return I1, I3, I4, I5
 
 
 def rectangle(
@@ -150,7 +158,7 @@ def rectangle(
     width: Any,
     slip: tuple[Any, Any, Any],
     poisson_ratio: float = 0.25,
-) -> Tensor:
+) -> Components:
     """Surface displacement of a rectangle given by its centroid, in east, north, up.
 
     Args:
@@ -165,7 +173,7 @@ def rectangle(
         poisson_ratio: Poisson's ratio of the half-space.
 
     Returns:
-        (3, ..., H, W) displacement (east, north, up) [m].
+        Displacement (east, north, up), each (..., H, W) [m].
     """
     center_east, center_north, center_depth = centroid
     strike = torch.deg2rad(torch.as_tensor(strike_deg, dtype=east.dtype, device=east.device))
@@ -177,4 +185,4 @@ def rectangle(
     y = dn * s - de * c + half_run
     deep_edge = center_depth + width / 2 * torch.sin(dip)
     ux, uy, uz = okada_surface(x, y, deep_edge, dip, length, width, slip, poisson_ratio)
-    return torch.stack((ux * s - uy * c, ux * c + uy * s, uz))
+    return ux * s - uy * c, ux * c + uy * s, uz

@@ -1,42 +1,39 @@
-"""Deformation sources: what moves the ground, how the radar sees it, and its outline.
+"""Deformation sources: what moves the ground, and how the radar sees it.
 
-A kind of source is a row of `KINDS`: a prior to draw its geometry from, and a function from that
-geometry to surface displacement at unit strength. All are linear in their strength (volume change,
-opening, pressure, slip), so the strength is solved by scaling.
+A kind of source is a row of `KINDS`: a prior to draw its geometry from, and the physical model that
+turns that geometry into surface displacement at unit strength. All are linear in their strength
+(volume change, opening, pressure, slip), so the strength is solved by scaling; with all lengths
+scaled by s the pattern is the same, s times as large.
+
+Geometry is a plain dict of numbers [m, deg], so that a source can be stored as JSON. A composite
+source has one entry, ``parts``: a list of such dicts with ``model``, ``east``, ``north`` and
+``strength`` beside the geometry.
 
 Signs: displacement is positive east, north, up; line-of-sight (LOS) displacement is positive toward
 the satellite, and moving toward it shortens the path and lowers the phase.
 """
 
 import math
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import contourpy
-import numpy as np
-import shapely
 import torch
-from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
-from torch.nn import functional
-from torchdeform import MogiSource, PECMSource, los_vector
+from torchdeform import MogiSource, PECMSource, PennySource, los_vector
 
-from heph_vl.simulate.okada import rectangle
+from heph_vl.simulate.okada import Components, rectangle
 from heph_vl.simulate.terrain import Grid, uniform
 
 WAVELENGTH_M = 0.05546576  # Sentinel-1, C band
 FRINGE_M = WAVELENGTH_M / 2  # LOS displacement of one fringe: 2.773 cm
-LOW_FROM, MEDIUM_FROM, HIGH_FROM = 0.5, 1.5, 3.5  # fringes inside the outline
-OUTLINE_FRINGES = 0.25  # the outline is the contour of |LOS| at this many fringes ...
-OUTLINE_SHARE = 0.12  # ... or at this share of its peak, where that is more
-COARSE_STEP = 4  # sources are evaluated on every 4th pixel and interpolated ...
-WINDOW_M = 4_000.0  # ... except within this distance of the edges of
-SHALLOW_M = 1_500.0  # sources whose top is above this depth
+NODE_STEP = 0.28  # spacing of the nodes of `unit_los` in distances to the source's top
+RADIAL = 128  # samples of a crack's profile
+ORDER = 8  # points of the polynomials between them, an even number
 
-Parameters = dict[str, float]
-Displace = Callable[[Parameters, Tensor, Tensor], Tensor]
-Prior = Callable[[torch.Generator], Parameters]
+Parameters = dict[str, Any]
+Model = Callable[[dict[str, Tensor], Tensor, Tensor], Components]
 
 
 @dataclass(frozen=True)
@@ -77,35 +74,37 @@ class Source:
 
 @dataclass(frozen=True)
 class Kind:
-    """One type of source: how its geometry is drawn, and the motion it causes.
+    """One type of source.
 
     Args:
         prior: Generator to geometry.
-        displace: Geometry, east and north [m] from the source -> (3, H, W) displacement [m]
-            (east, north, up) for unit strength.
+        models: Keys of `MODELS` that a source of this kind can have: the penny-shaped one if its
+            geometry has a radius and no tilt, otherwise the first.
         strength_unit: What strength 1 means.
     """
 
-    prior: Prior
-    displace: Displace
+    prior: Callable[[torch.Generator], Parameters]
+    models: tuple[str, ...]
     strength_unit: str
 
 
 @dataclass(frozen=True)
-class Outline:
-    """Where a pattern is seen, and how strong.
+class Part:
+    """A single physical source: all of a simple `Source`, or one piece of a composite one.
 
     Args:
-        polygon: Corners (x, y) in native pixels, origin at the top left of the image.
-        fringe_count: (max - min) of the LOS displacement inside, in fringes.
-        toward: Whether the strongest motion inside is toward the satellite.
-        seen_share: Share of the outline's pixels that pass `clear` (see `outline`).
+        model: A key of `MODELS`.
+        east: Position [m] from the middle of the grid.
+        north: Position [m] from the middle of the grid.
+        strength: Factor on the model's unit.
+        parameters: The geometry in m and deg.
     """
 
-    polygon: tuple[tuple[float, float], ...]
-    fringe_count: float
-    toward: bool
-    seen_share: float
+    model: str
+    east: float
+    north: float
+    strength: float
+    parameters: dict[str, float]
 
 
 def los_to_phase(los_displacement: Tensor) -> Tensor:
@@ -113,64 +112,106 @@ def los_to_phase(los_displacement: Tensor) -> Tensor:
     return -4.0 * math.pi / WAVELENGTH_M * los_displacement
 
 
-def intensity_of(fringe_count: float) -> str | None:
-    """Hephaestus' intensity level of a number of fringes; None when too weak to be seen."""
-    if fringe_count < LOW_FROM:
-        return None
-    if fringe_count <= MEDIUM_FROM:
-        return "low"
-    return "medium" if fringe_count <= HIGH_FROM else "high"
-
-
-def _mogi(p: Parameters, east: Tensor, north: Tensor) -> Tensor:
+def _mogi(p: dict[str, Tensor], east: Tensor, north: Tensor) -> Components:
     """Mogi (1958), dV = 1e6 m3."""
-    zero = torch.zeros(1, dtype=torch.float64)
-    east, north = east + 0 * north, north + 0 * east
-    u = MogiSource()(
-        east.reshape(1, -1), north.reshape(1, -1), zero, zero, zero + p["depth"], zero + 1e6
+    return _flat(MogiSource(), p, east, north, (p["depth"], 1e6))
+
+
+def _penny(p: dict[str, Tensor], east: Tensor, north: Tensor) -> Components:
+    """Horizontal penny-shaped crack (Fialko et al. 2001), pressure 10 MPa.
+
+    The crack is costly and looks the same from all sides: solved along a line and interpolated.
+    """
+    depth = p["depth"]
+    distance = torch.sqrt(east * east + north * north)
+    s = torch.asinh(distance / depth)  # as in `_stretch`: evenly smooth in s
+    step = s.amax((1, 2), keepdim=True).clamp_min(1e-6) / (RADIAL - 3)
+    line = step * torch.arange(-1.0, RADIAL - 1.0, dtype=s.dtype, device=s.device)
+    along = depth * torch.sinh(line)
+    u = _flat(PennySource(), p, along, torch.zeros_like(depth), (depth, p["radius"], 1e7))
+    position = s / step + 1.0
+    base = position.floor().clamp(1, RADIAL - 3)
+    t = position - base
+    weights = (
+        -t * (t - 1) * (t - 2) / 6,
+        (t + 1) * (t - 1) * (t - 2) / 2,
+        -(t + 1) * t * (t - 2) / 2,
+        (t + 1) * t * (t - 1) / 6,
     )
-    return torch.stack((u.e, u.n, u.u)).reshape(3, *east.shape)
+    outward, up = (
+        _interpolated(profile[:, 0].to(s.dtype), base.long(), weights) for profile in (u[0], u[2])
+    )
+    outward = outward / distance.clamp_min(1e-6)
+    return outward * east, outward * north, up
 
 
-def _spheroid(p: Parameters, east: Tensor, north: Tensor) -> Tensor:
+def _interpolated(profile: Tensor, base: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
+    """Sum over k = -1 .. 2 of weight k times the profile (B, N) at base + k, (B, H, W)."""
+    total = torch.zeros_like(weights[0])
+    for k, weight in enumerate(weights, -1):
+        total = total + weight * profile.gather(1, (base + k).flatten(1)).reshape(base.shape)
+    return total
+
+
+def _spheroid(p: dict[str, Tensor], east: Tensor, north: Tensor) -> Components:
     """Point ellipsoidal cavity (Nikkhoo et al. 2017) with one long axis, pressure 10 MPa."""
-    east, north = east + 0 * north, north + 0 * east
-    one = torch.ones(1, dtype=torch.float64)
-    u = PECMSource()(
-        east.reshape(1, -1),
-        north.reshape(1, -1),
-        0.0 * one,
-        0.0 * one,
-        p["depth"] * one,
-        math.radians(p["tilt"]) * one,
-        0.0 * one,
-        math.radians(p["azimuth"]) * one,
-        p["radius"] * one,
-        p["radius"] * one,
-        p["radius"] * p["aspect"] * one,
-        1e7 * one,
-    )
-    return torch.stack((u.e, u.n, u.u)).reshape(3, *east.shape)
+    turns = (torch.deg2rad(p["tilt"]), 0.0, torch.deg2rad(p["azimuth"]))
+    radii = (p["radius"], p["radius"], p["radius"] * p["aspect"])
+    return _flat(PECMSource(), p, east, north, (p["depth"], *turns, *radii, 1e7))
 
 
-def _tensile(p: Parameters, east: Tensor, north: Tensor) -> Tensor:
+def _flat(
+    source: Callable[..., Any],
+    p: dict[str, Tensor],
+    east: Tensor,
+    north: Tensor,
+    numbers: tuple[Tensor | float, ...],
+) -> Components:
+    """Call a torchdeform source, which takes points as (B, N) and parameters as (B,)."""
+    one = torch.ones_like(p["depth"]).flatten()
+    east = east + 0 * p["depth"]
+    e, n = east + 0 * north, north + 0 * east
+    columns = [
+        number.flatten() if isinstance(number, Tensor) else number * one for number in numbers
+    ]
+    u = source(e.reshape(len(one), -1), n.reshape(len(one), -1), 0 * one, 0 * one, *columns)
+    return u.e.reshape(e.shape), u.n.reshape(e.shape), u.u.reshape(e.shape)
+
+
+def _tensile(p: dict[str, Tensor], east: Tensor, north: Tensor) -> Components:
     """Okada (1985) rectangle that opens by 1 m."""
-    return _okada(p, east, north, (0.0, 0.0, 1.0))
+    return _okada(p, east, north, (0, 0, 1.0))
 
 
-def _shear(p: Parameters, east: Tensor, north: Tensor) -> Tensor:
+def _shear(p: dict[str, Tensor], east: Tensor, north: Tensor) -> Components:
     """Okada (1985) rectangle that slips by 1 m along its rake (0 left-lateral, 90 reverse)."""
-    rake = math.radians(p["rake"])
-    return _okada(p, east, north, (math.cos(rake), math.sin(rake), 0.0))
+    rake = torch.deg2rad(p["rake"])
+    return _okada(p, east, north, (torch.cos(rake), torch.sin(rake), 0))
 
 
-def _okada(p: Parameters, east: Tensor, north: Tensor, slip: tuple[float, float, float]) -> Tensor:
+def _okada(
+    p: dict[str, Tensor], east: Tensor, north: Tensor, slip: tuple[Any, Any, Any]
+) -> Components:
     centre = (0.0, 0.0, p["depth"])
     return rectangle(east, north, centre, p["strike"], p["dip"], p["length"], p["width"], slip)
 
 
+MODELS: dict[str, Model] = {
+    "mogi": _mogi,
+    "penny": _penny,
+    "spheroid": _spheroid,
+    "tensile": _tensile,
+    "shear": _shear,
+}
+
+# The priors are those of SyInterferoPy (Gaddes et al. 2019) where it has them: Mogi 1-4 km deep;
+# sill 1.5-3.5 km deep with sides of 2-6 km; dyke dipping 75-90 deg, top 0-2 km, to 10 km long.
+# Depths reach further down here, because at 333 m a pixel the fringes of many strong shallow
+# sources average to nothing, and dykes do not come within 500 m of the surface.
+
+
 def _mogi_prior(g: torch.Generator) -> Parameters:
-    return {"depth": 1_800.0 * 4.0 ** uniform(0.0, 1.0, g)}
+    return {"depth": 1_500.0 * 4.0 ** uniform(0.0, 1.0, g)}
 
 
 def _spheroid_prior(g: torch.Generator) -> Parameters:
@@ -184,6 +225,9 @@ def _spheroid_prior(g: torch.Generator) -> Parameters:
 
 
 def _sill_prior(g: torch.Generator) -> Parameters:
+    """Two of three are rectangles, one is a penny-shaped crack."""
+    if uniform(0.0, 1.0, g) < 1 / 3:
+        return {"depth": uniform(1_500.0, 5_500.0, g), "radius": uniform(1_000.0, 3_000.0, g)}
     return _rectangle_prior(g, (0.0, 10.0), (2e3, 6e3), (2e3, 6e3), (1_500.0, 5_500.0))
 
 
@@ -192,11 +236,47 @@ def _dyke_prior(g: torch.Generator) -> Parameters:
 
 
 def _earthquake_prior(g: torch.Generator) -> Parameters:
+    """Strike-slip, normal or thrust, with the dips that each is known for."""
     style = int(torch.randint(0, 3, (), generator=g))
     dip = ((75.0, 90.0), (50.0, 70.0), (25.0, 45.0))[style]
-    rake = (uniform(-15.0, 15.0, g), -90.0, 90.0)[style]
+    strike_slip = uniform(-15.0, 15.0, g) + (180.0 if uniform(0.0, 1.0, g) < 0.5 else 0.0)
+    rake = (strike_slip, -90.0, 90.0)[style]
     p = _rectangle_prior(g, dip, (5e3, 14e3), (4e3, 8e3), (1_500.0, 5_000.0))
     return p | {"rake": rake}
+
+
+def _unidentified_prior(g: torch.Generator) -> Parameters:
+    """What nobody could name: a shallow shear patch, or small sources that overlap."""
+    if uniform(0.0, 1.0, g) < 0.3:
+        patch = _rectangle_prior(g, (5.0, 60.0), (2e3, 7e3), (2e3, 5e3), (500.0, 2_000.0))
+        return {"parts": [_part("shear", 0.0, 0.0, 1.0, patch | {"rake": uniform(0.0, 360.0, g)})]}
+    parts = []
+    for _ in range(2 + int(torch.randint(0, 2, (), generator=g))):
+        model = ("mogi", "penny", "tensile", "shear")[int(torch.randint(0, 4, (), generator=g))]
+        azimuth, away = uniform(0.0, 2 * math.pi, g), uniform(500.0, 3_500.0, g)
+        sign = 1.0 if uniform(0.0, 1.0, g) < 0.7 else -1.0
+        strength = sign * uniform(0.5, 1.0, g)
+        east, north = away * math.sin(azimuth), away * math.cos(azimuth)
+        parts.append(_part(model, east, north, strength, _small_prior(model, g)))
+    return {"parts": parts}
+
+
+def _small_prior(model: str, g: torch.Generator) -> Parameters:
+    if model == "mogi":
+        return {"depth": uniform(1_000.0, 3_000.0, g)}
+    if model == "penny":
+        return {"depth": uniform(1_000.0, 3_000.0, g), "radius": uniform(500.0, 1_500.0, g)}
+    p = _rectangle_prior(g, (0.0, 90.0), (1.5e3, 5e3), (1e3, 3e3), (600.0, 2_500.0))
+    return p | ({"rake": uniform(0.0, 360.0, g)} if model == "shear" else {})
+
+
+def _part(model: str, east: float, north: float, peak: float, p: Parameters) -> Parameters:
+    """A part whose largest displacement is `peak` metres (sign: of the model's unit)."""
+    reach = 2.0 * (p["depth"] + p.get("length", 0.0) / 2 + p.get("radius", 0.0))
+    side = torch.linspace(-reach, reach, 33, dtype=torch.float64)
+    u = MODELS[model](_tensors([p]), side[None, None, :], side[None, :, None])
+    largest = float(sum(c * c for c in u).max()) ** 0.5  # type: ignore[union-attr]
+    return {"model": model, "east": east, "north": north, "strength": peak / largest} | p
 
 
 def _rectangle_prior(
@@ -217,146 +297,172 @@ def _rectangle_prior(
 
 
 KINDS: dict[str, Kind] = {
-    "mogi": Kind(_mogi_prior, _mogi, "1e6 m3 of volume change"),
-    "sill": Kind(_sill_prior, _tensile, "1 m of opening"),
-    "dyke": Kind(_dyke_prior, _tensile, "1 m of opening"),
-    "spheroid": Kind(_spheroid_prior, _spheroid, "10 MPa of pressure"),
-    "earthquake": Kind(_earthquake_prior, _shear, "1 m of slip"),
+    "mogi": Kind(_mogi_prior, ("mogi",), "1e6 m3 of volume change"),
+    "sill": Kind(_sill_prior, ("tensile", "penny"), "1 m of opening, or 10 MPa of pressure"),
+    "dyke": Kind(_dyke_prior, ("tensile",), "1 m of opening"),
+    "spheroid": Kind(_spheroid_prior, ("spheroid",), "10 MPa of pressure"),
+    "earthquake": Kind(_earthquake_prior, ("shear",), "1 m of slip"),
+    "unidentified": Kind(_unidentified_prior, tuple(MODELS), "the strengths of its parts"),
 }
 
 
-def unit_los(source: Source, grid: Grid, look: Look) -> Tensor:
+def parts_of(source: Source) -> list[Part]:
+    """The single sources that a source is made of."""
+    p = source.parameters
+    if "parts" not in p:
+        models = KINDS[source.kind].models
+        model = "penny" if "penny" in models and "radius" in p else models[0]
+        return [Part(model, source.east, source.north, 1.0, p)]
+    parts = []
+    for part in p["parts"]:
+        own = {k: v for k, v in part.items() if k not in ("model", "east", "north", "strength")}
+        east, north = source.east + part["east"], source.north + part["north"]
+        parts.append(Part(part["model"], east, north, part["strength"], own))
+    return parts
+
+
+def displacement(source: Source, east: Tensor, north: Tensor) -> Tensor:
+    """Surface displacement of a source at unit strength, evaluated at every point.
+
+    Args:
+        source: The source.
+        east: (1, W) or (H, W) float64 [m] from the middle of the grid.
+        north: (H, 1) or (H, W) float64 [m] from the middle of the grid.
+
+    Returns:
+        (3, H, W) float64 [m], positive east, north, up.
+    """
+    total = torch.zeros((), dtype=east.dtype, device=east.device)
+    for part in parts_of(source):
+        p = _tensors([part.parameters], east.dtype, east.device)
+        u = MODELS[part.model](p, (east - part.east)[None], (north - part.north)[None])
+        total = total + part.strength * torch.cat(u)
+    return total
+
+
+def los_batch(sources: Sequence[Source], east: Tensor, north: Tensor, look: Look) -> Tensor:
+    """LOS displacement of many sources at unit strength, evaluated at every point.
+
+    Args:
+        sources: B sources.
+        east: (W,) or (B, W) [m] from the middle of the grid, or of each source's own grid.
+        north: (H,) or (B, H) [m].
+        look: From where they are seen.
+
+    Returns:
+        (B, H, W) [m], positive toward the satellite, dtype and device of ``east``.
+    """
+    groups: dict[tuple[str, ...], list[tuple[int, Part]]] = defaultdict(list)
+    for index, source in enumerate(sources):
+        for part in parts_of(source):
+            groups[(part.model, *sorted(part.parameters))].append((index, part))
+    east, north = east.expand(len(sources), -1), north.expand(len(sources), -1)
+    los = east.new_zeros((len(sources), north.shape[1], east.shape[1]))
+    for (model, *_), members in groups.items():
+        rows = torch.tensor([i for i, _ in members], device=east.device)
+        place = east.new_tensor([(part.east, part.north, part.strength) for _, part in members])
+        p = _tensors([part.parameters for _, part in members], east.dtype, east.device)
+        e = (east[rows] - place[:, :1])[:, None, :]
+        n = (north[rows] - place[:, 1:2])[:, :, None]
+        seen = _project(MODELS[model](p, e, n), look)
+        los.index_add_(0, rows, (seen * place[:, 2, None, None]).to(los.dtype))
+    return los
+
+
+def _project(u: Components, look: Look) -> Tensor:
+    east, north, up = look.vector
+    return east * u[0] + north * u[1] + up * u[2]
+
+
+def _tensors(
+    parameters: Sequence[dict[str, float]],
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
+) -> dict[str, Tensor]:
+    """Geometries of one form as (B, 1, 1) tensors."""
+    return {
+        key: torch.tensor([p[key] for p in parameters], dtype=dtype, device=device)[:, None, None]
+        for key in parameters[0]
+    }
+
+
+def unit_los(source: Source, grid: Grid, look: Look, device: torch.device | str = "cpu") -> Tensor:
     """LOS displacement of a source at unit strength.
 
-    Evaluated in float64 on every `COARSE_STEP`-th pixel and interpolated by 6-point Lagrange
-    polynomials; around shallow sources every pixel is evaluated.
+    A field is as smooth as its distance to the source: it is evaluated in float64 on the nodes of
+    a grid that is fine above the source and coarser with distance from it, and interpolated to the
+    pixels by 8-point Lagrange polynomials along both axes. The error is at most 0.4 % of
+    max - min: 0.02 of 5 fringes.
 
     Args:
         source: The source.
         grid: Where.
         look: From where it is seen.
+        device: Where the field is computed and stays.
 
     Returns:
         (H, W) float32 [m], positive toward the satellite.
     """
-    kind = KINDS[source.kind]
-    east, north = grid.east_north(torch.float64)
-    east, north = east - source.east, north - source.north
-    look_vector = torch.tensor(look.vector, dtype=torch.float64)
-
-    def los(e: Tensor, n: Tensor) -> Tensor:
-        return torch.einsum("c,chw->hw", look_vector, kind.displace(source.parameters, e, n))
-
-    rows, columns = _lagrange(grid.height), _lagrange(grid.width)
-    coarse_east = _coarse(east[0], grid.dx, columns.shape[1])[None, :]
-    coarse_north = _coarse(north[:, 0], -grid.dy, rows.shape[1])[:, None]
-    field = rows @ los(coarse_east, coarse_north) @ columns.T
-    p = source.parameters
-    if p.get("top", p["depth"]) < SHALLOW_M:
-        reach = WINDOW_M + 0.5 * (p.get("length", 0.0) + p.get("width", 0.0))
-        inner_rows = (north[:, 0].abs() <= reach).nonzero()[:, 0]
-        inner_columns = (east[0].abs() <= reach).nonzero()[:, 0]
-        if len(inner_rows) and len(inner_columns):
-            r = slice(int(inner_rows[0]), int(inner_rows[-1]) + 1)
-            c = slice(int(inner_columns[0]), int(inner_columns[-1]) + 1)
-            field[r, c] = los(east[:, c], north[r])
-    return field.float()
+    east, north = (axis.flatten().to(device) for axis in grid.east_north(torch.float64))
+    field = torch.zeros((), device=device)
+    for part in parts_of(source):
+        half_east, half_north, top = _extent(part.parameters)
+        columns, across = _lagrange(_stretch(east - part.east, half_east, top))
+        rows, down = _lagrange(_stretch(north - part.north, half_north, top))
+        e = _unstretch(columns, half_east, top)[None, None, :]
+        n = _unstretch(rows, half_north, top)[None, :, None]
+        p = _tensors([part.parameters], torch.float64, device)
+        values = part.strength * _project(MODELS[part.model](p, e, n), look)[0]
+        field = field + (down.float() @ values.float()) @ across.float().T
+    return field
 
 
-def _coarse(fine: Tensor, spacing: float, count: int) -> Tensor:
-    """Coordinates of the coarse nodes: two before the first pixel, then every COARSE_STEP-th."""
-    return fine[0] + (torch.arange(count, dtype=fine.dtype) - 2) * COARSE_STEP * spacing
+def _extent(p: dict[str, float]) -> tuple[float, float, float]:
+    """Half the size of a part to the east and north, and the depth of its top [m]."""
+    radius = p.get("radius", 0.0) if "aspect" not in p else 0.0
+    if "strike" not in p:
+        return radius, radius, p["depth"]
+    strike, dip = math.radians(p["strike"]), math.radians(p["dip"])
+    along, across = p["length"] / 2, p["width"] / 2 * math.cos(dip)
+    sin, cos = abs(math.sin(strike)), abs(math.cos(strike))
+    top = p["depth"] - p["width"] / 2 * math.sin(dip)
+    return along * sin + across * cos, along * cos + across * sin, top
 
 
-def _lagrange(length: int) -> Tensor:
-    """(length, nodes) float64 matrix that interpolates coarse nodes to every pixel."""
-    nodes = (length - 1) // COARSE_STEP + 6
-    index = torch.arange(length)
-    base = index // COARSE_STEP
-    t = (index % COARSE_STEP).double() / COARSE_STEP
-    matrix = torch.zeros((length, nodes), dtype=torch.float64)
-    for j in range(-2, 4):
-        weight = torch.ones_like(t)
-        for k in range(-2, 4):
-            if k != j:
-                weight = weight * (t - k) / (j - k)
-        matrix[index, base + j + 2] = weight
-    return matrix
+def _stretch(x: Tensor, half: float, top: float) -> Tensor:
+    """The coordinate in which a field is evenly smooth along an axis.
+
+    Its step is the distance sqrt(top^2 + d^2) to the source, d [m] beyond its edges.
+    """
+    beyond = (x.abs() - half).clamp_min(0.0)
+    inside = x.clamp(-half, half) / top
+    return inside + torch.sign(x) * torch.asinh(beyond / top)
 
 
-def outline(los: Tensor, visible: Tensor, clear: Tensor, native: tuple[int, int]) -> Outline | None:
-    """Outline of the fringes that one event shows.
+def _unstretch(s: Tensor, half: float, top: float) -> Tensor:
+    """The inverse of `_stretch`."""
+    beyond = (s.abs() - half / top).clamp_min(0.0)
+    inside = s.clamp(-half / top, half / top) * top
+    return inside + torch.sign(s) * torch.sinh(beyond) * top
 
-    The contour of |LOS| at `OUTLINE_FRINGES` of a fringe (or `OUTLINE_SHARE` of the peak), gaps of
-    up to six native pixels closed so that the lobes of one source stay together, cut at coasts
-    and at the swath's edge; the largest piece of it.
+
+def _lagrange(points: Tensor) -> tuple[Tensor, Tensor]:
+    """Nodes that cover points at the spacing `NODE_STEP`, and the matrix that interpolates them.
 
     Args:
-        los: (H, W) float32 [m] of the event alone.
-        visible: (H, W) bool: inside the swath and not water.
-        clear: (H, W) bool: coherent enough for fringes to be seen.
-        native: Height and width of the image at native spacing.
+        points: (N,) float64.
 
     Returns:
-        The outline in native pixels, or None when nothing is seen.
+        (M,) nodes, and (N, M) float64 weights of the values there at each point.
     """
-    peak = float(torch.where(visible, los.abs(), 0.0).max()) / FRINGE_M
-    if peak < LOW_FROM:
-        return None
-    level = max(min(OUTLINE_FRINGES, 0.5 * peak), OUTLINE_SHARE * peak) * FRINGE_M
-    # One sample a native pixel is enough: no source has detail below its depth.
-    rows, columns = (
-        ((torch.arange(short) + 0.5) * (long / short)).long()
-        for short, long in zip(native, los.shape, strict=True)
-    )
-    land = visible[rows][:, columns].numpy()
-    blob = _close((los[rows][:, columns].abs() >= level).numpy() & land) & land
-    pieces, count = ndimage.label(blob, structure=np.ones((3, 3)))
-    if count == 0:
-        return None
-    piece: NDArray[np.bool_] = pieces == 1 + int(np.argmax(np.bincount(pieces.ravel())[1:]))
-    extent = ndimage.find_objects(piece.astype(np.int32))[0]
-    polygon = _trace(piece[extent], (extent[1].start, extent[0].start), native)
-    if polygon is None:
-        return None
-    # Count on the full grid, inside the piece's window only.
-    index = [(torch.arange(n) * (m / n)).long() for n, m in zip(los.shape, native, strict=True)]
-    box = [(i >= side.start) & (i < side.stop) for i, side in zip(index, extent, strict=True)]
-    window = tuple(slice(int(b.nonzero()[0]), int(b.nonzero()[-1]) + 1) for b in box)
-    inside = torch.from_numpy(piece)[index[0][window[0]]][:, index[1][window[1]]] & visible[window]
-    if not bool(inside.any()):
-        return None
-    values = los[window][inside]
-    return Outline(
-        polygon,
-        float(values.max() - values.min()) / FRINGE_M,
-        bool(values[values.abs().argmax()] > 0),
-        float(clear[window][inside].float().mean()),
-    )
-
-
-def _close(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Morphological closing by a 7 x 7 square: gaps of up to six pixels are filled."""
-    grown = torch.from_numpy(np.pad(mask, 6))[None, None].float()
-    for sign in (1.0, -1.0):
-        for kernel in ((7, 1), (1, 7)):
-            grown = sign * functional.max_pool2d(sign * grown, kernel, 1)
-    return (grown[0, 0] > 0).numpy()
-
-
-def _trace(
-    piece: NDArray[np.bool_], offset: tuple[int, int], native: tuple[int, int]
-) -> tuple[tuple[float, float], ...] | None:
-    """Corners of the outline of a connected mask that starts at `offset`, slightly smoothed."""
-    filled = ndimage.binary_fill_holes(np.pad(piece, 2))
-    rings = contourpy.contour_generator(z=ndimage.gaussian_filter(filled * 1.0, 0.7)).lines(0.5)
-    areas = [shapely.Polygon(ring) for ring in rings if len(ring) >= 4]
-    if not areas:
-        return None
-    largest = max(areas, key=lambda area: area.area).simplify(0.4)
-    if largest.geom_type != "Polygon" or largest.area < 12:  # under 12 px nothing can be read
-        return None
-    # Padding moved index i to i + 2; the centre of pixel i lies at i + 0.5.
-    xy = np.asarray(largest.exterior.coords)[:-1] - 1.5 + np.asarray(offset)
-    xy = np.clip(xy, 0.0, (native[1], native[0]))
-    return tuple((round(float(x), 1), round(float(y), 1)) for x, y in xy)
+    first = math.floor(float(points.min()) / NODE_STEP) - ORDER // 2 + 1
+    position = points / NODE_STEP - first
+    count = math.floor(float(position.max())) + ORDER // 2 + 1
+    stencil = position.floor().long()[:, None] + torch.arange(ORDER, device=points.device)
+    stencil = stencil - (ORDER // 2 - 1)  # (N, ORDER) nodes around each point
+    # Barycentric form; the small number keeps a point on a node from dividing by zero.
+    signed = [(-1.0) ** j * math.comb(ORDER - 1, j) for j in range(ORDER)]
+    weights = points.new_tensor(signed) / (position[:, None] - stencil + 1e-12)
+    weights = weights / weights.sum(1, keepdim=True)
+    nodes = NODE_STEP * (first + torch.arange(count, dtype=points.dtype, device=points.device))
+    return nodes, points.new_zeros((len(points), count)).scatter_(1, stencil, weights)

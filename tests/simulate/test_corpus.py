@@ -4,17 +4,25 @@ import errno
 import hashlib
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from heph_vl.data import splits
-from heph_vl.data.annotations import read_annotations
+from heph_vl.data.annotations import parse_annotation, read_annotations
+from heph_vl.data.phase import read_interferogram
+from heph_vl.data.raster import fill
 from heph_vl.errors import HephError
-from heph_vl.simulate import corpus
-from heph_vl.simulate.corpus import frame_order, simulate
+from heph_vl.simulate import store
+from heph_vl.simulate.corpus import simulate, simulate_twin
+from heph_vl.simulate.place import draw_place
+from heph_vl.simulate.plan import frame_order
+from heph_vl.simulate.render import Rendering
+from heph_vl.simulate.twin import make_twin, sites_of
 
 SMALL = {"frames": 2, "dates": 5, "seed": 3, "size": 96}
 
@@ -51,13 +59,14 @@ def test_layout_is_the_raw_archives(archive):
     expected = set()
     for a in found.annotations:
         stem = f"{a.frame_id}/interferograms/{a.pair_name}/{a.pair_name}.geo"
-        expected |= {f"annotations/{a.unique_id}.json", f"{stem}.diff.png", f"{stem}.cc.png"}
+        records = {f"{name}/{a.unique_id}.json" for name in ("annotations", "truth")}
+        expected |= records | {f"{stem}.diff.png", f"{stem}.cc.png"}
         for part in ("diff", "cc"):
             image = Image.open(archive / f"{stem}.{part}.png")
             assert image.size == (96, 96)
             assert image.mode == "P"
             alpha = np.asarray(image.convert("RGBA"))[..., 3]
-            assert (alpha > 0).mean() > 0.6
+            assert (alpha > 0).mean() > 0.45
     assert files == expected
 
 
@@ -74,20 +83,20 @@ def test_other_seed_other_bytes(archive, tmp_path):
 
 def test_resumes_what_is_missing(archive, tmp_path, monkeypatch):
     out = tmp_path / "resumed"
-    real, calls = corpus._write, []
+    real, calls = store.write, []
 
     def full_disk(path, content):
         calls.append(path)
-        if len(calls) == 6:  # the second picture of the second pair
+        if len(calls) == 6:  # the second picture of the second pair; four files a pair
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         real(path, content)
 
-    monkeypatch.setattr(corpus, "_write", full_disk)
+    monkeypatch.setattr(store, "write", full_disk)
     with pytest.raises(HephError, match="No space left on device"):
         simulate(out, 5, **SMALL, workers=1)
     assert not list(out.rglob("*.part"))
     assert len(list((out / "annotations").iterdir())) == 1
-    monkeypatch.setattr(corpus, "_write", real)
+    monkeypatch.setattr(store, "write", real)
     (out / "annotations" / "1.json").write_text('{"cut')  # a record that is not whole
     report = simulate(out, 5, **SMALL, workers=1)
     assert report.written == 5
@@ -106,7 +115,7 @@ def test_half_a_file_is_never_left(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "write_bytes", no_space)
     with pytest.raises(OSError, match="No space"):
-        corpus._write(target, b"new content")
+        store.write(target, b"new content")
     assert [p.name for p in tmp_path.iterdir()] == ["x.png"]
     assert target.read_bytes() == b"old"
 
@@ -175,3 +184,165 @@ def test_settings_are_written_for_the_reader(archive):
     assert settings["seed"] == 3
     assert settings["interferograms"] == 5
     assert settings["version"]
+
+
+def test_ranks_share_the_records(archive, tmp_path):
+    out = tmp_path / "shared"
+    first = simulate(out, 5, **SMALL, workers=1, shard=(0, 2))
+    second = simulate(out, 5, **SMALL, workers=1, shard=(1, 2))
+    assert first.written + second.written == 5
+    assert min(first.written, second.written) >= 2
+    assert digests(out) == digests(archive)
+
+
+def test_truth_holds_the_sources_and_the_displacement(tmp_path):
+    simulate(tmp_path / "a", 4, **(SMALL | {"seed": 8}), truth=True, workers=1)
+    seen = 0
+    for a in read_annotations(tmp_path / "a" / "annotations").annotations:
+        truth = json.loads((tmp_path / "a" / "truth" / f"{a.unique_id}.json").read_text())
+        stem = f"{a.frame_id}/interferograms/{a.pair_name}/{a.pair_name}.geo"
+        los = tifffile.imread(tmp_path / "a" / f"{stem}.los.tif")
+        assert los.shape == (96, 96)
+        told = [source for source in truth["sources"] if source["seen"]]
+        assert sorted(source["kind"] for source in told) == sorted(a.activity_types)
+        if len(truth["sources"]) == 1 and told:
+            seen += 1
+            # The displacement spans the fringes that are told, a fringe being 2.773 cm.
+            assert np.ptp(los) / 0.02773 > 0.8 * told[0]["fringe_count"]
+        if not truth["sources"]:
+            assert not los.any()
+    assert seen
+
+
+def test_without_the_chain_colours_are_those_of_the_palette(tmp_path):
+    from heph_vl.data.palettes import new_table
+
+    simulate(tmp_path / "a", 2, **SMALL, chain=False, workers=1)
+    allowed = {tuple(row) for row in np.rint(new_table()[1]).astype(int).tolist()}
+    for path in (tmp_path / "a").rglob("*.diff.png"):
+        rgba = np.asarray(Image.open(path).convert("RGBA")).reshape(-1, 4)
+        shown = np.unique(rgba[rgba[:, 3] > 0, :3], axis=0)
+        assert {tuple(row) for row in shown.tolist()} <= allowed
+
+
+def test_old_palette_has_amplitude(tmp_path):
+    simulate(tmp_path / "a", 2, **SMALL, rendering=Rendering(palette="old"), workers=1)
+    for path in (tmp_path / "a").rglob("*.diff.png"):
+        decoded = read_interferogram(path)
+        assert decoded.palette == "old"
+        rgba = np.asarray(Image.open(path).convert("RGBA"))
+        brightness = rgba[..., :3].max(axis=-1)[rgba[..., 3] > 0]
+        assert brightness.std() > 10
+
+
+RECORD = {
+    "uniqueID": 7, "frameID": "106A_09090_000404", "primary_date": "20180101",
+    "secondary_date": "20180113", "processing_error": 0, "glacier_fringes": 0,
+    "orbital_fringes": 0, "atmospheric_fringes": 0, "low_coherence": 0, "no_info": 0,
+    "image_artifacts": 0, "label": ["Deformation"], "activity_type": ["Mogi"],
+    "intensity_level": ["Medium"], "phase": "Unrest", "confidence": 0.8, "corrupted": 0,
+    "segmentation_mask": [[40, 60, 70, 60, 76, 75, 70, 90, 40, 90, 34, 75]], "is_crowd": 0,
+    "caption": "A mogi-type deformation pattern of medium intensity is located on the left. "
+    "The atmospheric impact is low.",
+}  # fmt: skip
+
+
+def records(*changes):
+    found = [
+        parse_annotation(RECORD | {"uniqueID": 7 + i} | change, f"{7 + i}.json", Counter())
+        for i, change in enumerate(changes)
+    ]
+    return found
+
+
+QUIET = {
+    "secondary_date": "20180125", "label": ["Non_Deformation"], "activity_type": [],
+    "intensity_level": [], "phase": "Rest", "segmentation_mask": [], "atmospheric_fringes": 2,
+    "caption": "Turbulent mixing effect can be detected around the area. No deformation activity "
+    "can be detected.",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def twin(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("twin") / "archive"
+    report = simulate_twin(out, records({}, QUIET), seed=2, truth=True, workers=1)
+    assert report.written == 2
+    assert report.fidelity["effects"]["turbulent_mixing"] == {
+        "asked_and_seen": 1, "neither": 1,
+    }  # fmt: skip
+    mogi = report.fidelity["events"]["mogi"]
+    assert mogi["given"] == mogi["seen"] == mogi["same_intensity"] == 1
+    assert mogi["median_iou"] > 0.6
+    return out
+
+
+def test_twin_keeps_the_record_and_adds_the_sense(twin):
+    given = records({}, QUIET)
+    stored = read_annotations(twin / "annotations").annotations
+    for before, after in zip(given, stored, strict=True):
+        assert after.caption == before.caption
+        assert [e.polygon for e in after.events] == [e.polygon for e in before.events]
+    assert stored[0].events[0].los_sense in ("toward", "away")
+
+
+def test_training_sees_the_rendered_mask(twin):
+    from heph_vl.data.archive import load_pair, scan_archive
+
+    pair = scan_archive(twin).annotated[0]
+    assert pair.mask is not None
+    native = load_pair(pair)
+    rendered = np.asarray(Image.open(pair.mask))
+    assert np.array_equal(native.mask, rendered)
+    assert set(np.unique(rendered)) == {0, 1}
+    given = np.zeros_like(rendered)
+    fill(given, pair.annotation.events[0].polygon, 1)
+    overlap = (given & rendered).sum() / (given | rendered).sum()
+    assert overlap > 0.6
+    assert overlap < 1.0
+    wrong = pair.mask.with_name("wrong.png")
+    Image.fromarray(np.full((5, 5), 1, np.uint8)).save(wrong)
+    with pytest.raises(HephError, match="5 x 5 px"):
+        load_pair(replace(pair, mask=wrong))
+    wrong.unlink()
+
+
+def test_twin_bytes_do_not_depend_on_what_else_is_asked(twin, tmp_path):
+    # The ground of a frame hangs on all records, but one record's picture on no other's choice.
+    simulate_twin(tmp_path / "b", records({}, QUIET), 1, seed=2, truth=True, workers=1)
+    one = digests(tmp_path / "b")
+    one.pop("simulation.json")
+    both = digests(twin)
+    assert one.items() <= both.items()
+    simulate_twin(tmp_path / "c", records({}, QUIET), seed=2, truth=True, workers=2)
+    assert digests(tmp_path / "c") == both
+
+
+def test_twin_resumes_and_reports_again(twin):
+    report = simulate_twin(twin, records({}, QUIET), seed=2, truth=True, workers=1)
+    assert report.written == 0
+    assert report.fidelity["events"]["mogi"]["given"] == 1
+    with pytest.raises(HephError, match="annotations is"):
+        simulate_twin(twin, records({}), seed=2, truth=True, workers=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"segmentation_mask": [[900, 10, 990, 10, 990, 90]]}, "annotation 7: segmentation_mask"),
+    ],
+)
+def test_records_that_cannot_be_simulated(tmp_path, change, message):
+    bad = records({"frameID": "106A_09090_000404"} | change)
+    sites = sites_of(bad)
+    small = replace(sites["106A_09090_000404"], native=(336, 336), polygons=())
+    with pytest.raises(HephError, match=message):
+        make_twin(draw_place(small, 0), bad[0], 0)
+
+
+def test_too_many_records_asked(tmp_path):
+    with pytest.raises(HephError, match="3 asked of 1 records"):
+        simulate_twin(tmp_path / "a", records({}), 3)
+    with pytest.raises(HephError, match="no record"):
+        simulate_twin(tmp_path / "a", [])
+    assert not (tmp_path / "a").exists()

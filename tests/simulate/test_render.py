@@ -1,11 +1,14 @@
 """The preview chain: the order of its steps, its look, and the same picture every time."""
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from heph_vl.data import palettes
 from heph_vl.data.phase import colour, decode_image, read_coherence, wrap
 from heph_vl.data.preview import (
     cell_colours,
@@ -15,7 +18,17 @@ from heph_vl.data.preview import (
     levels,
     posterise,
 )
-from heph_vl.simulate.render import Rendering, render, shrink_matrix
+from heph_vl.simulate.decorrelation import LOOKS
+from heph_vl.simulate.render import (
+    Rendering,
+    amplitude,
+    draw,
+    render,
+    shrink,
+    shrink_matrix,
+    to_images,
+)
+from heph_vl.simulate.terrain import Grid, Terrain
 
 
 def ramp(side: int = 300, rate: float = 0.1) -> np.ndarray:
@@ -76,6 +89,143 @@ def test_shrinking_keeps_constants_and_middles(name: str) -> None:
     assert np.allclose(matrix.sum(axis=1), 1, atol=1e-6)
     middles = (np.arange(30) + 0.5) * 101 / 30 - 0.5
     assert np.allclose((matrix @ np.arange(101.0))[8:-8], middles[8:-8], atol=0.05)
+
+
+def test_shrinking_works_on_both_axes_of_any_size() -> None:
+    layers = torch.rand((2, 101, 77), generator=torch.Generator().manual_seed(2))
+    rows, columns = (shrink_matrix(n, 0.3, "mitchell") for n in (101, 77))
+    expected = rows @ layers.numpy() @ columns.T
+    assert np.allclose(shrink(layers, Rendering()).numpy(), expected, atol=1e-5)
+
+
+def fields(batch: int = 2, side: int = 200) -> tuple[torch.Tensor, ...]:
+    """Fringes and grain, a diagonal rim, coherence and amplitude at random."""
+    rng = np.random.default_rng(3)
+    phase = np.stack([ramp(side, 0.1 + 0.3 * b) for b in range(batch)])
+    phase[:, :, side // 2 :] = rng.uniform(-np.pi, np.pi, (batch, side, side - side // 2))
+    valid = np.add.outer(2.3 * np.arange(side), np.arange(side)) > side // 2
+    coherence, bright = rng.random((2, batch, side, side), dtype=np.float32)
+    return tuple(map(torch.from_numpy, (phase.astype(np.float32), valid, coherence, bright)))
+
+
+@pytest.mark.parametrize("palette", ["new", "old"])
+@pytest.mark.parametrize("bright", [False, True])
+def test_drawing_equals_the_chain_spelled_out(palette: str, bright: bool) -> None:
+    phase, valid, coherence, level = fields()
+    level = level[0] if bright else None
+    picture = draw(phase, valid, coherence, Rendering(palette=palette), level)
+    matrix = shrink_matrix(200, 0.3, "mitchell").astype(np.float64)
+    alpha = matrix @ valid.numpy() @ matrix.T
+    assert np.array_equal(picture.shown.numpy(), np.broadcast_to(alpha >= 0.5, (2, 60, 60)))
+    for b in range(2):
+        if palette == "new":
+            rgb = palettes.new_colours(phase[b].numpy())
+        else:
+            rgb = palettes.old_colours(phase[b].numpy(), None if level is None else level.numpy())
+        grey = np.rint(255 * coherence[b].numpy())
+        for ours, channel in zip(
+            (*picture.rgb[b], picture.coherence[b]), (*np.moveaxis(rgb, -1, 0), grey), strict=True
+        ):
+            small = matrix @ (channel * valid.numpy()) @ matrix.T / np.maximum(alpha, 0.1)
+            error = np.abs(ours.numpy() - np.clip(small, 0, 255))[alpha >= 0.5]
+            # Half a level of rounding; the old wheel's table rounds once more before the amplitude.
+            assert error.max() < (0.501 if palette == "new" else 1.01)
+        assert not picture.rgb[b][:, ~picture.shown[b]].any()
+        assert not picture.coherence[b][~picture.shown[b]].any()
+
+
+def test_pictures_do_not_depend_on_the_batch_and_are_posterised_as_png8() -> None:
+    phase, valid, coherence, _ = fields()
+    plain, rounded = (draw(phase, valid, coherence, Rendering(posterise=p)) for p in (False, True))
+    assert np.array_equal(
+        rounded.rgb.permute(0, 2, 3, 1).numpy(), posterise(plain.rgb.permute(0, 2, 3, 1).numpy())
+    )
+    each = valid.expand(2, -1, -1)
+    for b in range(2):
+        one = draw(phase[b : b + 1], each[b], coherence[b : b + 1], Rendering())
+        assert torch.equal(one.rgb[0], plain.rgb[b])
+        assert torch.equal(one.coherence[0], plain.coherence[b])
+
+
+@pytest.mark.parametrize("palette", ["new", "old"])
+@pytest.mark.parametrize("flatten", [False, True])
+def test_files_hold_the_posterised_picture(palette: str, flatten: bool) -> None:
+    phase, valid, coherence, level = fields()
+    options = Rendering(palette=palette, posterise=True, flatten=flatten)
+    picture = draw(phase, valid, coherence, options, level)
+    image, grey = to_images(picture, 1, options)
+    assert np.array_equal(np.asarray(image.convert("RGB")), picture.rgb[1].permute(1, 2, 0).numpy())
+    shown = picture.shown[1].numpy()
+    measured = np.maximum(picture.coherence[1].numpy(), 1)
+    assert np.array_equal(np.asarray(grey), np.where(shown, measured, 0))
+    corner = 255 if flatten and palette == "new" else 0
+    assert np.asarray(image.convert("RGB"))[0, 0].tolist() == [corner] * 3
+
+
+def test_too_many_colours_keep_fewer_bits_of_blue() -> None:
+    rng = np.random.default_rng(5)
+    phase = np.kron(rng.uniform(-np.pi, np.pi, (2, 99, 99)), np.ones((8, 8))).astype(np.float32)
+    dim = np.kron(rng.random((99, 99)), np.ones((8, 8))).astype(np.float32)
+    phase[1] = 1.0
+    whole = torch.ones((792, 792), dtype=torch.bool)
+    options = Rendering(palette="old", filter="lanczos", posterise=True)
+    picture = draw(
+        torch.from_numpy(phase), whole, torch.from_numpy(phase), options, torch.from_numpy(dim)
+    )
+    bits = [kept_bits(np.unique(rgb.flatten(1).numpy(), axis=1).T) for rgb in picture.rgb]
+    assert bits == [(3, 3, 2), (3, 3, 3)]
+    image, _ = to_images(picture, 0, options)
+    assert np.array_equal(np.asarray(image.convert("RGB")), picture.rgb[0].permute(1, 2, 0).numpy())
+
+
+def test_amplitude_shows_slopes_ground_and_water() -> None:
+    grid = Grid(60, 90)
+    columns = torch.arange(90).float().expand(60, 90)
+    roof = (2_000.0 - (columns - 44.5).abs() * 30.0).clamp_min(0.0)  # slopes of 15 degrees
+    water = torch.zeros((60, 90), dtype=torch.bool)
+    water[50:] = True
+    vegetation = torch.zeros((60, 90))
+    vegetation[:20] = 1.0
+    terrain = Terrain(torch.where(water, 0.0, roof), water, vegetation, water, ())
+    flat = Terrain(torch.zeros((60, 90)), water, vegetation, water, ())
+    g = torch.Generator().manual_seed(0)
+    east = (math.sin(math.radians(39)), 0.0, math.cos(math.radians(39)))  # satellite in the east
+    level = amplitude(terrain, grid, east, g)
+    assert level.shape == (60, 90)
+    assert float(level.min()) >= 0
+    assert float(level.max()) <= 1
+    rows, west, east_side = slice(25, 45), slice(5, 40), slice(50, 85)
+    # tan(39) / tan(39 -+ 15.07 degrees), to the power 0.35.
+    plain = amplitude(flat, grid, east, g)
+    for side, sign in ((east_side, -1), (west, 1)):
+        local = 39 + sign * math.degrees(math.atan(30 / grid.dx))
+        expected = (math.tan(math.radians(39)) / math.tan(math.radians(local))) ** 0.35
+        ratio = float(level[rows, side].mean() / plain[rows, side].mean())
+        assert ratio == pytest.approx(expected, rel=0.01)
+    north = amplitude(
+        Terrain(
+            roof.T.contiguous(), water.new_zeros(90, 60), vegetation.new_zeros(90, 60), water, ()
+        ),
+        Grid(90, 60),
+        (0.0, east[0], east[2]),
+        g,
+    )
+    assert float(north[5:40].mean()) > 1.2 * float(north[50:85].mean())
+    assert float(plain[:20].mean()) == pytest.approx(0.7, abs=0.01)
+    assert float(plain[20:50].mean() / plain[:20].mean()) == pytest.approx(0.3**0.35, rel=0.01)
+    assert float(plain[50:].mean()) < 0.2
+    speckle = float((plain[:20] / plain[:20].mean()).log().std()) / 0.35
+    assert speckle == pytest.approx(1 / math.sqrt(LOOKS), rel=0.1)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_drawing_on_a_gpu() -> None:
+    phase, valid, coherence, _ = fields()
+    here = draw(phase, valid, coherence, Rendering())
+    there = draw(phase.cuda(), valid.cuda(), coherence.cuda(), Rendering())
+    assert float((there.rgb.cpu().int() - here.rgb.int()).abs().max()) <= 1
+    assert torch.equal(there.shown.cpu(), here.shown)
 
 
 @pytest.mark.parametrize("palette", ["new", "old"])

@@ -1,11 +1,12 @@
 """Grids, terrains and footprints."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
 
-from heph_vl.simulate.terrain import KINDS, Grid, draw_terrain, fractal, slope, swath_footprint
+from heph_vl.simulate.terrain import KINDS, OPEN, Grid, draw_terrain, fractal, slope
 
 
 def test_grid_is_north_up_and_narrows_with_latitude():
@@ -24,13 +25,59 @@ def test_fractal_is_standardised():
     assert float(field.std()) == pytest.approx(1.0, abs=1e-4)
 
 
+@pytest.mark.parametrize("exponent", [2.8, 3.6])
+@pytest.mark.parametrize("shape", [(384, 384), (383, 509)])  # the second is cut from a larger one
+def test_relief_has_the_power_law_asked_for(exponent, shape):
+    grid = Grid(*shape, latitude_deg=40.0)
+    field = fractal(grid, torch.Generator().manual_seed(3), exponent)
+    window = torch.hann_window(shape[0])[:, None] * torch.hann_window(shape[1])
+    power = torch.fft.rfft2(field * window).abs() ** 2
+    ky = torch.fft.fftfreq(shape[0], grid.dy)[:, None]
+    kx = torch.fft.rfftfreq(shape[1], grid.dx)[None, :]
+    k = torch.sqrt(kx**2 + ky**2)
+    bands = torch.logspace(math.log10(1 / 10e3), math.log10(1 / 500), 9)  # wavelengths in m
+    means = [power[(k >= a) & (k < b)].mean() for a, b in pairwise(bands)]
+    middle = torch.sqrt(bands[1:] * bands[:-1]).log()
+    rows = torch.stack([middle, torch.ones_like(middle)], 1)
+    fitted = torch.linalg.lstsq(rows, torch.stack(means).log()[:, None]).solution[0]
+    assert float(fitted) == pytest.approx(-exponent, abs=0.15)
+
+
+def test_relief_is_flat_beyond_the_longest_wave():
+    grid = Grid(400, 400)
+    long, short = (
+        fractal(grid, torch.Generator().manual_seed(4), 3.6, longest).mul(1.0)
+        for longest in (40e3, 4e3)
+    )
+    box = torch.nn.functional.avg_pool2d
+    # Means over 4.5 km keep most of the variance of long waves, little of short ones.
+    assert float(box(long[None], 40).std()) > 0.8
+    assert float(box(short[None], 40).std()) < 0.4
+
+
+def test_threads_do_not_change_the_terrain():
+    before = torch.get_num_threads()
+    try:
+        drawn = []
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            drawn.append(draw_terrain(Grid(330, 290), torch.Generator().manual_seed(2)))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(drawn[0].elevation, drawn[1].elevation)
+    assert torch.equal(drawn[0].vegetation, drawn[1].vegetation)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seed", range(4))
-def test_terrain_is_consistent(kind, seed):
-    grid = Grid(320, 320)
+@pytest.mark.parametrize("shape", [(320, 320), (203, 750)])
+def test_terrain_is_consistent(kind, seed, shape):
+    grid = Grid(*shape)
     terrain = draw_terrain(grid, torch.Generator().manual_seed(seed), kind)
+    fields = (terrain.elevation, terrain.water, terrain.vegetation, terrain.snow)
+    assert {field.shape for field in fields} == {shape}
     land = float((~terrain.water).float().mean())
-    assert land > 0.15
+    assert land >= 0.2
     if kind == "range":
         assert land > 0.6
     assert bool((terrain.elevation[terrain.water] == 0).all())
@@ -71,23 +118,63 @@ def test_slope_is_rise_over_run():
     torch.testing.assert_close(slope(tilted, grid)[:, :-1], torch.full((50, 49), 0.3))
 
 
-@pytest.mark.parametrize("heading", [-12.0, -168.0])
-@pytest.mark.parametrize("seed", range(6))
-def test_footprint_is_a_turned_swath(heading, seed):
-    grid = Grid(480, 480)
-    inside = swath_footprint(grid, heading, torch.Generator().manual_seed(seed))
-    assert float(inside.float().mean()) >= 2 / 3
-    assert bool(inside[240, 240])
-    # The upper edge climbs across the track: its median slope is that of the range direction.
-    top = inside.float().argmax(dim=0)
-    crossing = (top > 0) & inside.any(dim=0)
-    if int(crossing.sum()) > 200:
-        steps = torch.diff(top[crossing].float())
-        flat = steps[steps.abs() < 3].mean()
-        # Rows grow southward; across the track north changes by -sin(heading) per cos(heading).
-        assert float(flat) == pytest.approx(math.tan(math.radians(heading)), abs=0.08)
+def distances(grid, place):
+    rows = torch.arange(grid.height)[:, None] - place[0]
+    columns = torch.arange(grid.width)[None, :] - place[1]
+    return torch.sqrt((rows * grid.dy) ** 2 + (columns * grid.dx) ** 2)
 
 
-def test_footprint_on_a_small_grid():
-    inside = swath_footprint(Grid(90, 90, 65.0), -18.0, torch.Generator().manual_seed(0))
-    assert float(inside.float().mean()) >= 2 / 3
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", range(3))
+def test_summits_are_dry_open_and_on_a_volcano(kind, seed):
+    grid = Grid(400, 620, latitude_deg=35.0)
+    # The last is in a corner; the first two share a volcano.
+    summits = [(100.0, 120.5), (140.0, 150.0), (300.0, 420.0), (397.0, 3.0)]
+    g = torch.Generator().manual_seed(seed)
+    terrain = draw_terrain(grid, g, kind, 1.0, summits=summits)
+    steepness = slope(terrain, grid)
+    for place in summits:
+        near = distances(grid, place) < 3_000
+        assert not bool(terrain.water[near].any())
+        assert not bool(terrain.snow[near].any())
+        assert float(terrain.vegetation[near].max()) <= OPEN + 0.01
+        assert float(steepness[near].median()) < 0.4
+        centers = [distances(grid, (v.row, v.column)) for v in terrain.volcanoes]
+        row, column = int(place[0]), int(place[1])
+        assert min(float(d[row, column]) for d in centers) < 6_000
+    assert float(terrain.vegetation.max()) > 0.6  # humid elsewhere
+
+
+def test_summits_apart_have_volcanoes_of_their_own():
+    grid = Grid(500, 500)
+    near, apart = (
+        draw_terrain(grid, torch.Generator().manual_seed(0), "islands", summits=summits)
+        for summits in ([(250.0, 250.0), (250.0, 300.0)], [(250.0, 150.0), (250.0, 350.0)])
+    )
+    held = [v for v in near.volcanoes if abs(v.row - 250) < 40 and abs(v.column - 275) < 40]
+    assert len(held) == 1
+    for column in (150, 350):
+        held = [v for v in apart.volcanoes if abs(v.row - 250) < 12]
+        assert sum(abs(v.column - column) < 12 for v in held) == 1
+
+
+def test_a_summit_outside_is_refused():
+    with pytest.raises(ValueError, match=r"summit \(50.0, 120.0\) outside 100 x 100"):
+        draw_terrain(Grid(100, 100), torch.Generator(), summits=[(50.0, 120.0)])
+
+
+def test_a_shield_has_a_caldera():
+    grid = Grid(400, 400)
+    terrain = draw_terrain(
+        grid, torch.Generator().manual_seed(1), "islands", summits=[(200.0, 200.0)]
+    )
+    volcano = min(terrain.volcanoes, key=lambda v: math.dist((v.row, v.column), (200, 200)))
+    distance = distances(grid, (volcano.row, volcano.column))
+    ring = [
+        float(terrain.elevation[(distance >= a) & (distance < a + 300)].mean())
+        for a in range(0, 9_000, 300)
+    ]
+    rim = max(range(len(ring)), key=ring.__getitem__)
+    assert 2 <= rim <= 14  # the floor is lower than the rim, the flank falls away from it
+    assert ring[rim] - ring[0] > 40
+    assert ring[rim] - ring[-1] > 300

@@ -13,6 +13,7 @@ image still shows.
 
 from heph_vl.data.captions.cropping import Crop, crop, region_box, shows
 from heph_vl.data.captions.facts import (
+    CELLS,
     INTENSITIES,
     MAX_PATTERNS,
     PATTERN_TYPES,
@@ -30,6 +31,7 @@ from heph_vl.data.captions.parser import parse
 from heph_vl.data.captions.writer import compose
 
 __all__ = [
+    "CELLS",
     "INTENSITIES",
     "MAX_PATTERNS",
     "PATTERN_TYPES",
