@@ -20,7 +20,7 @@ from heph_vl.simulate.terrain import Grid
 
 CORNER_M = 2_000.0  # wavelength at which turbulence turns from -8/3 to -11/3
 REFERENCE_M = 75_000.0  # waves shorter than a patch is wide have unit variance
-STRENGTH_RAD = 0.55  # median over dates of the turbulence's standard deviation in these waves
+STRENGTH_RAD = 0.7  # median over dates of the turbulence's standard deviation in these waves
 STRATIFICATION_RAD_PER_KM = 2.8  # standard deviation of the difference of two dates ...
 WIDE_SHARE, WIDE_RAD_PER_KM = 0.05, 5.0  # ... but for a few dates; so differences reach 10
 RAMP_SHARE, RAINY_SHARE = 0.03, 0.03

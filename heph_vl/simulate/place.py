@@ -98,6 +98,17 @@ class Place:
             terrain.elevation, steepness, terrain.snow, grid, self.look.vector, days, g
         )
 
+    def sampled(self, field: Tensor) -> Tensor:
+        """A fine field (H, W) at the centres of native pixels: (h, w), on the CPU.
+
+        What is seen in a picture is measured there: every ninth of the fine pixels is enough.
+        """
+        rows, columns = (
+            ((torch.arange(n, device=field.device) + 0.5) * (m / n)).long()
+            for n, m in zip(self.site.native, field.shape, strict=True)
+        )
+        return field.index_select(0, rows).index_select(1, columns).cpu()
+
     @property
     def land(self) -> Tensor:
         """(H, W) bool: inside the swath and not water."""

@@ -154,13 +154,9 @@ def _draw(scene: Scene, options: Rendering, generator: torch.Generator) -> Pictu
 
 def _draw_bare(scene: Scene, options: Rendering) -> Picture:
     """Each native pixel painted for itself: no resize, no rounding of colours."""
-    rows, columns = (
-        ((torch.arange(n) + 0.5) * (m / n)).long()
-        for n, m in zip(scene.layers.place.site.native, scene.valid.shape, strict=True)
-    )
+    place = scene.layers.place
     phase, valid, coherence = (
-        field[rows][:, columns][None]
-        for field in (scene.wrapped_phase, scene.valid, scene.coherence)
+        place.sampled(field)[None] for field in (scene.wrapped_phase, scene.valid, scene.coherence)
     )
     plain = replace(options, downsample=1.0, filter="lanczos", posterise=False)
     return draw(phase, valid, coherence, plain)

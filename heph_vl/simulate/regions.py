@@ -17,7 +17,6 @@ from heph_vl.simulate.terrain import Grid
 BLOCKS = 12  # blocks along each side on which strength is measured: 8 km of a 288 px image
 AFFECTED = 0.45  # share of a region's visible blocks that must show the effect
 WIDESPREAD = 0.6  # share of all visible blocks that makes it `everywhere`
-STRIDE = 3
 # Standard deviation of the phase in a square from which annotators tell of an atmospheric effect.
 # Two real images with a "low" impact have 0.6 rad, noise included, in squares of 6.3 km and 0.8 in
 # 10.6 km; twelve with turbulence 0.6 to 0.9 and 0.7 to 1.2.
@@ -44,8 +43,6 @@ _CELLS = {
 def block_mean(field: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
     """Mean of a field over the visible pixels of each block.
 
-    Every `STRIDE`-th row and column is enough: the effects named are kilometres wide.
-
     Args:
         field: (H, W) float32.
         visible: (H, W) bool.
@@ -54,15 +51,14 @@ def block_mean(field: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
         mean: (BLOCKS, BLOCKS), 0 where nothing is visible.
         share: (BLOCKS, BLOCKS) share of visible pixels.
     """
-    field = field[::STRIDE, ::STRIDE]
-    weight = visible[::STRIDE, ::STRIDE].float()
+    weight = visible.float()
     pooled = functional.adaptive_avg_pool2d(torch.stack((field * weight, weight))[None], BLOCKS)[0]
     return pooled[0] / pooled[1].clamp_min(1e-6), pooled[1]
 
 
 def block_spread(field: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
     """Standard deviation of a field over the visible pixels of each block, and their share."""
-    sampled = field[::STRIDE, ::STRIDE][visible[::STRIDE, ::STRIDE]]
+    sampled = field[visible]
     centred = field - sampled.mean() if len(sampled) else field
     mean, share = block_mean(centred, visible)
     square, _ = block_mean(centred**2, visible)

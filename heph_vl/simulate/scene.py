@@ -144,7 +144,7 @@ def bare(layers: Layers) -> Scene:
 def find(
     layers: Layers, valid: Tensor
 ) -> tuple[tuple[Outline | None, ...], tuple[Event, ...], CaptionFacts]:
-    """What a careful annotator would see, measured on the fields before noise.
+    """What a careful annotator would see, measured before noise at native spacing.
 
     Args:
         layers: The interferogram.
@@ -158,15 +158,16 @@ def find(
     nothing: tuple[Outline | None, ...] = (None,) * len(layers.motions)
     if flaws.corrupted:
         return nothing, (), CaptionFacts(frozenset({("corrupted",)}))
-    land = valid & ~place.terrain.water
-    clear = land & (layers.coherence >= NOISY_COHERENCE)
+    land = place.sampled(valid & ~place.terrain.water)
+    coherence = place.sampled(layers.coherence)
+    clear = land & (coherence >= NOISY_COHERENCE)
     # Fringes are still seen in ground that is already called noisy.
-    readable = land & (layers.coherence >= NOTHING_COHERENCE)
+    readable = land & (coherence >= NOTHING_COHERENCE)
     outlines = tuple(_seen(motion, land, readable, place) for motion in layers.motions)
     events = _events(layers, outlines)
     if not events and float(readable.sum()) <= (1 - NO_INFORMATION) * float(land.sum()):
         return nothing, (), CaptionFacts(frozenset({("noise",), ("no_information",)}))
-    scene = _air_and_noise(layers, land, clear) | _flaw_atoms(layers)
+    scene = _air_and_noise(layers, land, clear) | _flaw_atoms(layers, clear)
     if not events:
         scene.add(("no_deformation",))
     elif not {("turbulent_mixing",), ("vertical_stratification",)} & scene:
@@ -182,13 +183,14 @@ def find(
 def _air_and_noise(layers: Layers, land: Tensor, clear: Tensor) -> set[tuple[str, ...]]:
     share_noisy, share_land = regions.block_mean((land & ~clear).float(), land)
     scene = _atoms("noise", regions.name_regions(share_noisy > 0.4, share_land))
-    seen_from = regions.visible_spread(layers.place.grid)
-    spread, share = regions.block_spread(layers.stratification, clear)
+    place = layers.place
+    seen_from = regions.visible_spread(place.grid)
+    spread, share = regions.block_spread(place.sampled(layers.stratification), clear)
     where = regions.name_regions(spread >= seen_from, share)
     if len(where) > 2 or "everywhere" in where:
         where = frozenset({"high-altitude"})
     scene |= _atoms("vertical_stratification", where)
-    spread, share = regions.block_spread(layers.turbulence, clear)
+    spread, share = regions.block_spread(place.sampled(layers.turbulence), clear)
     scene |= _atoms("turbulent_mixing", regions.name_regions(spread >= seen_from, share))
     return scene
 
@@ -197,7 +199,7 @@ def _atoms(effect: str, where: frozenset[str]) -> set[tuple[str, ...]]:
     return {(effect, region) for region in where} | ({(effect,)} if where else set())
 
 
-def _flaw_atoms(layers: Layers) -> set[tuple[str, ...]]:
+def _flaw_atoms(layers: Layers, clear: Tensor) -> set[tuple[str, ...]]:
     flaws, grid = layers.flaws, layers.place.grid
     extent = (grid.width * grid.dx, grid.height * grid.dy)
     tilt = sum(abs(slope) * side for slope, side in zip(layers.ramp, extent, strict=True))
@@ -206,23 +208,22 @@ def _flaw_atoms(layers: Layers) -> set[tuple[str, ...]]:
         atoms.add(("orbital_fringes",))
     if flaws.processing_error != "none":
         atoms.add(("processing_error", flaws.processing_error))
-    if layers.ice is not None and _shows_fringes(layers.ice, layers):
+    if layers.ice is not None and _shows_fringes(layers.place.sampled(layers.ice), clear):
         atoms.add(("glacier_fringes",))
     if flaws.color_bar:
         atoms.add(("image_artifacts",))
     return atoms
 
 
-def _shows_fringes(ice: Tensor, layers: Layers) -> bool:
+def _shows_fringes(ice: Tensor, clear: Tensor) -> bool:
     """Whether flowing ice shows a fringe or more where it is coherent."""
-    clear = layers.place.footprint & (layers.coherence >= NOISY_COHERENCE)
     shown = ice[clear & (ice != 0)]
-    return len(shown) > 300 and float(shown.max() - shown.min()) > 2 * torch.pi
+    return len(shown) > 30 and float(shown.max() - shown.min()) > 2 * torch.pi
 
 
 def _seen(motion: Motion, land: Tensor, readable: Tensor, place: Place) -> Outline | None:
     """The outline of a motion that is strong and coherent enough to be seen."""
-    seen = outline(motion.los, land, readable, place.site.native)
+    seen = outline(place.sampled(motion.los), land, readable, place.site.native)
     if seen is None or seen.fringe_count < LOW_FROM or seen.seen_share < CLEAR_SHARE:
         return None
     return seen

@@ -32,13 +32,13 @@ from heph_vl.simulate.outline import intensity_of
 from heph_vl.simulate.place import Place, Site, draw_place, seeded, size_of
 from heph_vl.simulate.scene import NOISY_COHERENCE, Layers, Motion, Scene
 from heph_vl.simulate.sources import KINDS
-from heph_vl.simulate.terrain import Grid, uniform
+from heph_vl.simulate.terrain import uniform
 
 # Fringes asked for, well inside the classes (0.5 to 1.5, to 3.5, above).
 FRINGES = {"low": (0.75, 1.35), "medium": (1.8, 3.2), "high": (3.8, 5.6), None: (2.0, 6.0)}
 # Share of motion toward the satellite: an annotator's Unrest is often, not always, uplift.
 TOWARD = {"unrest": 0.7, "rebound": 0.2, "rest": 0.5, "none": 0.5}
-QUIET = 0.8  # of the visible spread: what an effect that is not named may have in a block
+QUIET = 0.95  # of the visible spread: what an effect that is not named may have in a block
 STEEPEST_AIR = 10.0  # rad / km: the tail of the difference of two dates
 CLOSURE_BLOCKS = 16
 
@@ -124,14 +124,14 @@ def make_twin(place: Place, annotation: Annotation, seed: int) -> Twin:
     )
     base = layers_between(place, primary, secondary, annotation.temporal_baseline_days, motions)
     coherence = _ground(place, base.coherence, annotation, facts, g)
-    clear = place.land & (coherence >= NOISY_COHERENCE)
+    clear = place.sampled(place.land & (coherence >= NOISY_COHERENCE))
     orbital = annotation.orbital_fringes or ("orbital_fringes",) in facts.scene
     layers = replace(
         base,
         coherence=coherence,
         turbulence=_turbulence(
             base.turbulence,
-            place.grid,
+            place,
             clear,
             _asked("turbulent_mixing", annotation.atmosphere & 2, facts),
             g,
@@ -253,16 +253,18 @@ def _readable(coherence: Tensor, place: Place, annotation: Annotation) -> Tensor
 
 
 def _turbulence(
-    field: Tensor, grid: Grid, clear: Tensor, where: frozenset[str] | None, g: torch.Generator
+    field: Tensor, place: Place, clear: Tensor, where: frozenset[str] | None, g: torch.Generator
 ) -> Tensor:
     """Turbulence made strong enough where it is named, and too weak to be seen elsewhere."""
-    spread, share = regions.block_spread(field, clear)
+    spread, share = regions.block_spread(place.sampled(field), clear)
     seen = share >= regions.SEEN
-    visible = regions.visible_spread(grid)
-    wanted = visible * min(max(1.5 * math.exp(0.3 * float(torch.randn((), generator=g))), 1.2), 3.0)
+    visible = regions.visible_spread(place.grid)
+    wanted = visible * min(
+        max(1.4 * math.exp(0.25 * float(torch.randn((), generator=g))), 1.2), 2.2
+    )
     if not bool(seen.any()):
         return field
-    quiet = min(1.0, QUIET * visible / max(float(torch.quantile(spread[seen], 0.85)), 1e-3))
+    quiet = min(1.0, QUIET * visible / max(float(torch.quantile(spread[seen], 0.95)), 1e-3))
     if where is None:
         return field * quiet
     weight = regions.block_weight(where)
@@ -282,7 +284,7 @@ def _stratification(
 ) -> Tensor:
     """Stratification of the terrain, visible where it is named, invisible where it is not."""
     relief = place.terrain.elevation / 1_000.0
-    per_rate, share = regions.block_spread(relief, clear)
+    per_rate, share = regions.block_spread(place.sampled(relief), clear)
     seen = share >= regions.SEEN
     if not bool(seen.any()):
         return field
@@ -291,7 +293,7 @@ def _stratification(
     rate = float(field.flatten()[peak]) / max(float(relief.flatten()[peak]), 1e-3)
     sign = 1.0 if rate >= 0 else -1.0
     if where is None:
-        most = QUIET * visible / max(float(torch.quantile(per_rate[seen], 0.8)), 1e-3)
+        most = QUIET * visible / max(float(torch.quantile(per_rate[seen], 0.92)), 1e-3)
         return relief * (sign * min(abs(rate), most))
     weight = regions.block_weight(where)
     inside = seen & (weight > 0.5)
