@@ -1,105 +1,213 @@
-"""Where the simulator's time goes: each stage of one pair, and the rate of a whole run.
+"""How many native patches a second the simulator makes, and where its time goes.
 
-    python benchmarks/simulate.py [--size 288] [--repeats 5] [--pairs 40] [--workers 2]
+    python benchmarks/simulate.py [--patches 112] [--workers 2] [--device cpu]
 
-Stages are timed on one core by CPU time, so that other work on the machine disturbs them less.
-The share of the frame (terrain, footprint, sources) is spread over 14 pairs, as in
-`heph-vl simulate -n 400`.
+An equal mix of no deformation, Mogi, sill and dyke through the full chain: 750 x 750 pixels at
+0.001 degree each with terrain, turbulent and stratified atmosphere, exact noise, filter, colours,
+resize to 225 x 225 and posterisation, and the labels measured from it; PNG writing is left out. A
+place serves 14 patches of 8 dates. One thread a worker. Stages are CPU time of one core; beside
+each stands its floor: the least that its arithmetic and memory traffic take, in the same run.
+On a GPU a batch of patches of one place is made at once.
 """
 
 import argparse
-import tempfile
+import json
+import platform
 import time
+from collections import defaultdict
 from collections.abc import Callable
-from itertools import count
-from pathlib import Path
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Any
 
 import torch
 
-from heph_vl.simulate import scene as scenes
-from heph_vl.simulate.atmosphere import draw_date
-from heph_vl.simulate.corpus import frame_order, simulate, write_pair
+from heph_vl.simulate.artefacts import Fields
 from heph_vl.simulate.decorrelation import decorrelate, smooth_coherent
-from heph_vl.simulate.frame import choose_pairs, draw_frame, seeded
-from heph_vl.simulate.render import Rendering
+from heph_vl.simulate.frame import Frame, date_state, draw_frame
+from heph_vl.simulate.place import Site, draw_place, seeded
+from heph_vl.simulate.plan import frame_order
+from heph_vl.simulate.render import Rendering, draw
+from heph_vl.simulate.scene import find, observe
+from heph_vl.simulate.sources import KINDS, Source, unit_los
 
-PAIRS_OF_A_FRAME = 14
-DATES = 12
+MIX = ((), ("mogi",), ("sill",), ("dyke",))  # () is a frame whose source is not used
+DATES, PAIRS, SIZE = 8, 14, 225
+OPTIONS = Rendering(posterise=True, flatten=True)
 
 
-def cpu_ms(function: Callable[[], Any], repeats: int) -> float:
-    """Mean CPU time of a call [ms], the first one left out."""
+def frame_of(number: int) -> tuple[Frame, list[tuple[int, int]]]:
+    """A place of the mix, and its pairs: with motion between, unless it is of no deformation."""
+    kinds = MIX[number % len(MIX)]
+    name = frame_order()[number % len(frame_order())]
+    frame = draw_frame(name, SIZE, DATES, 1_000 + number, kinds=kinds or ("mogi",))
+    if not kinds:
+        frame = Frame(frame.place, frame.seed, frame.dates, ())
+    pairs = [(i, j) for i in range(DATES) for j in range(i + 1, DATES)]
+    pairs.sort(
+        key=lambda pair: -max((abs(frame.difference(s, pair)) for s in frame.sources), default=0)
+    )
+    return frame, pairs[:PAIRS]
+
+
+def make_place(number: int) -> int:
+    """Makes the patches of one place; how many."""
+    frame, pairs = frame_of(number)
+    for pair in pairs:
+        g = seeded(number, "benchmark", *pair)
+        (scene,) = observe([frame.layers(pair)], [g])
+        draw(scene.wrapped_phase[None], scene.valid[None], scene.coherence[None], OPTIONS)
+    return len(pairs)
+
+
+def rate(patches: int, workers: int) -> float:
+    """Patches a second with so many processes; starting them is left out."""
+    places = -(-patches // (PAIRS * len(MIX))) * len(MIX)
+    if workers == 1:
+        make_place(0)
+        start = time.perf_counter()
+        made = sum(make_place(k) for k in range(places))
+        return made / (time.perf_counter() - start)
+    with ProcessPoolExecutor(
+        workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        list(pool.map(make_place, range(workers)))
+        start = time.perf_counter()
+        made = sum(pool.map(make_place, range(places)))
+        return made / (time.perf_counter() - start)
+
+
+def cpu_ms(function: Callable[[], Any], repeats: int = 5) -> float:
+    """Median CPU time of a call [ms], the first one left out."""
     function()
-    start = time.process_time()
+    times = []
     for _ in range(repeats):
+        start = time.process_time()
         function()
-    return (time.process_time() - start) / repeats * 1e3
+        times.append(time.process_time() - start)
+    return sorted(times)[len(times) // 2] * 1e3
 
 
-def stages(size: int, repeats: int) -> dict[str, float]:
-    """CPU time [ms] of each stage of one pair."""
-    name = frame_order()[0]
-    frame = draw_frame(name, size, DATES, seed=1)
-    g = seeded(1, "benchmark")
-    pair = choose_pairs(frame, 1, 1.0, seeded(1, "pair"))[0]
-    unwrapped = frame.phase(pair)
-    coherence = scenes._coherence(frame, pair)
-    noise, sample = decorrelate(coherence[None], [g])
-    phasor = torch.polar(torch.ones_like(unwrapped), unwrapped) * noise
-    (scene,) = scenes.simulate_scenes(frame, [pair], [g])
-    seeds = count()
-    with tempfile.TemporaryDirectory() as folder:
-        write = cpu_ms(
-            lambda: write_pair(Path(folder), scene, scene.annotation(1, g), Rendering()), repeats
-        )
-        return {
-            "frame / 14": cpu_ms(lambda: draw_frame(name, size, DATES, next(seeds)), repeats)
-            / PAIRS_OF_A_FRAME,
-            "dates": cpu_ms(lambda: draw_date(frame.grid, frame.response, g), repeats)
-            * DATES
-            / PAIRS_OF_A_FRAME,
-            "phase": cpu_ms(lambda: frame.phase(pair), repeats),
-            "coherence": cpu_ms(lambda: scenes._coherence(frame, pair), repeats),
-            "noise": cpu_ms(lambda: decorrelate(coherence[None], [g]), repeats),
-            "filter": cpu_ms(
-                lambda: torch.angle(smooth_coherent(phasor, sample, frame.footprint)), repeats
+def stages() -> dict[str, tuple[float, float | None]]:
+    """CPU time [ms] a patch of each stage, and its floor where there is one."""
+    frame, pairs = frame_of(1)
+    place, pair = frame.place, pairs[0]
+    layers = frame.layers(pair)
+    g = seeded(0, "stages")
+    phase = layers.unwrapped_phase
+    noise, sample = decorrelate(layers.coherence[None], [g])
+    (scene,) = observe([layers], [g])
+    shape = phase.shape
+    one, planes = torch.rand(shape), torch.rand(5, *shape)
+    states = [date_state(place, frame.seed, day) for day in frame.dates]
+    coarse = states[0].turbulence.shape
+    kinds = defaultdict(float)
+    for kind in ("mogi", "sill", "dyke"):
+        for k in range(3):
+            source = Source(kind, 0.0, 0.0, KINDS[kind].prior(seeded(k, kind)))
+            kinds[kind] += cpu_ms(lambda s=source: unit_los(s, place.grid, place.look), 3) / 3
+    seeds = iter(range(10_000))
+    flawless = Fields(phase, layers.coherence, place.footprint)
+    bits = torch.empty(shape, dtype=torch.int64)
+    index = torch.randint(0, 252, (phase.numel(),), dtype=torch.int32)
+    table = torch.rand(252)
+
+    def white() -> Any:
+        return torch.fft.irfft2(torch.fft.rfft2(torch.randn(coarse)), s=coarse)
+
+    def draw_date() -> Any:
+        from heph_vl.simulate import frame as module
+
+        module._states.clear()
+        return date_state(place, next(seeds), frame.dates[0])
+
+    site = Site(place.site.frame_id, place.site.native)
+    return {
+        f"place / {PAIRS}": (cpu_ms(lambda: draw_place(site, next(seeds)), 3) / PAIRS, None),
+        "sources / 14": (sum(kinds.values()) / 4 * 2 / PAIRS, None),
+        f"dates x {DATES} / {PAIRS}": (
+            cpu_ms(draw_date) * DATES / PAIRS,
+            cpu_ms(white) * DATES / PAIRS,
+        ),
+        "layers and sum": (cpu_ms(lambda: frame.layers(pair).unwrapped_phase), 3 * cpu_ms(one.exp)),
+        "noise": (
+            cpu_ms(lambda: decorrelate(layers.coherence[None], [g])),
+            cpu_ms(bits.random_) + 4 * cpu_ms(lambda: table.index_select(0, index)),
+        ),
+        "filter": (
+            cpu_ms(lambda: smooth_coherent(phase[None], noise, sample, place.footprint)),
+            cpu_ms(lambda: (one.sin(), one.cos(), torch.atan2(one, one)))
+            + 12 * cpu_ms(lambda: planes[0] + planes[1]),
+        ),
+        "labels": (cpu_ms(lambda: find(layers, flawless.valid)), None),
+        "colours and resize": (
+            cpu_ms(
+                lambda: draw(
+                    scene.wrapped_phase[None], scene.valid[None], scene.coherence[None], OPTIONS
+                )
             ),
-            "findings": cpu_ms(lambda: scenes._findings(frame, pair, coherence), repeats),
-            "render and write": write,
-        }
+            3 * cpu_ms(lambda: table.index_select(0, index))
+            + cpu_ms(lambda: torch.rand(SIZE, 28) @ torch.rand(28, 5 * 750))
+            + cpu_ms(planes.sum),
+        ),
+    }
+
+
+def gpu_rate(patches: int, device: str) -> float:
+    """Patches a second of the chain on a device, a place's pairs in one batch."""
+    frame, pairs = frame_of(1)
+    frame = frame.to(device)
+    made = 0
+    for repeat in range(-1, max(1, patches // PAIRS)):
+        if repeat == 0:
+            torch.cuda.synchronize(device)
+            start = time.perf_counter()
+        generators = [seeded(repeat, "gpu", *pair, device=device) for pair in pairs]
+        scenes = observe([frame.layers(pair) for pair in pairs], generators)
+        fields = (
+            torch.stack([getattr(s, name) for s in scenes])
+            for name in ("wrapped_phase", "valid", "coherence")
+        )
+        draw(*fields, OPTIONS)
+        made += len(pairs) * (repeat >= 0)
+    torch.cuda.synchronize(device)
+    return made / (time.perf_counter() - start)
 
 
 def main() -> None:
-    """Prints the table of stages, then the rate of a run."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=int, default=288)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--pairs", type=int, default=40)
+    """Prints the rate and the table of stages."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--patches", type=int, default=224)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    measured = stages(options.size, options.repeats)
-    total = sum(measured.values())
-    for name, ms in measured.items():
-        print(f"{name:18s}{ms:8.1f} ms  {ms / total:5.0%}")
-    print(f"{'sum':18s}{total:8.1f} ms of CPU a pair at {options.size} px")
-    with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        frames = max(1, options.pairs // PAIRS_OF_A_FRAME)
-        simulate(
-            Path(folder) / "run",
-            options.pairs,
-            frames=frames,
-            dates=DATES,
-            size=options.size,
-            workers=options.workers,
+    if options.device != "cpu":
+        print(f"{gpu_rate(options.patches, options.device):.0f} patches/s on {options.device}")
+        return
+    table = stages()
+    both, single = rate(options.patches, options.workers), rate(options.patches // 2, 1)
+    total = sum(ms for ms, _ in table.values())
+    if options.json:
+        print(
+            json.dumps(
+                {
+                    "patches_per_second": both,
+                    "workers": options.workers,
+                    "patches_per_second_one_core": single,
+                    "ms": {name: ms for name, (ms, _) in table.items()},
+                    "floor_ms": {name: floor for name, (_, floor) in table.items()},
+                    "machine": platform.processor() or platform.machine(),
+                }
+            )
         )
-        wall = time.perf_counter() - start
-    print(
-        f"run: {options.pairs} pairs of {frames} frames with {options.workers} workers in "
-        f"{wall:.1f} s, {wall / options.pairs:.2f} s a pair (starting the workers included)"
-    )
+        return
+    for name, (ms, floor) in table.items():
+        least = "" if floor is None else f"floor {floor:6.1f} ms, {ms / floor:4.1f} x"
+        print(f"{name:22s}{ms:8.1f} ms {ms / total:6.0%}   {least}")
+    print(f"{'sum':22s}{total:8.1f} ms of one core a patch")
+    print(f"{both:.1f} patches/s with {options.workers} workers, {single:.1f} with one")
 
 
 if __name__ == "__main__":

@@ -100,6 +100,11 @@ class Frame:
     sources: tuple[ActiveSource, ...]
     icy: bool = False
 
+    def to(self, device: str) -> "Frame":
+        """The same frame with its fields on a device: its interferograms are made there."""
+        moved = tuple(replace(s, unit=s.unit.to(device)) for s in self.sources)
+        return replace(self, place=self.place.to(device), sources=moved)
+
     def difference(self, source: ActiveSource, pair: tuple[int, int]) -> float:
         """Signed fringes of a source between two dates, positive toward the satellite."""
         return source.levels[pair[1]] - source.levels[pair[0]]
@@ -127,10 +132,11 @@ def layers_between(
 ) -> Layers:
     """Secondary state minus primary state, the ground's motion, and the coherence between."""
     rate = secondary.stratification - primary.stratification
+    turbulence = (secondary.turbulence - primary.turbulence).to(place.footprint.device)
     return Layers(
         place=place,
         days=days,
-        turbulence=to_grid(secondary.turbulence - primary.turbulence, place.grid),
+        turbulence=to_grid(turbulence, place.grid),
         stratification=stratified(place.terrain.elevation, rate),
         ramp=(secondary.ramp[0] - primary.ramp[0], secondary.ramp[1] - primary.ramp[1]),
         motions=motions,

@@ -98,6 +98,24 @@ class Place:
             terrain.elevation, steepness, terrain.snow, grid, self.look.vector, days, g
         )
 
+    def to(self, device: str) -> "Place":
+        """The same place with its fields on a device."""
+        terrain, cover = self.terrain, self.cover
+        return replace(
+            self,
+            terrain=replace(
+                terrain,
+                elevation=terrain.elevation.to(device),
+                water=terrain.water.to(device),
+                vegetation=terrain.vegetation.to(device),
+                snow=terrain.snow.to(device),
+            ),
+            cover=LandCover(cover.start.to(device), cover.rate.to(device), cover.volume.to(device)),
+            footprint=self.footprint.to(device),
+            sub_swath=self.sub_swath.to(device),
+            burst=self.burst.to(device),
+        )
+
     def sampled(self, field: Tensor) -> Tensor:
         """A fine field (H, W) at the centres of native pixels: (h, w), on the CPU.
 

@@ -72,7 +72,7 @@ class Layers:
         """Sum of air, orbit, ice and motion: (H, W) float32 [rad], without noise and flaws."""
         total = self.turbulence + self.stratification + self.offset
         if self.ramp != (0.0, 0.0):
-            total = total + plane(self.place.grid, self.ramp)
+            total = total + plane(self.place.grid, self.ramp, total.device)
         for motion in self.motions:
             total = total + los_to_phase(motion.los)
         return total if self.ice is None else total + self.ice

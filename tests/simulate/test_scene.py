@@ -142,6 +142,30 @@ def test_a_bare_scene_has_no_noise(small_frame):
     assert scene.facts == observe([replace(layers, flaws=Flaws())], [seeded(0, 1)])[0].facts
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_makes_the_same_but_for_noise(small_frame):
+    moved = small_frame.to("cuda")
+    pairs = [(0, 3), (1, 5)]
+    generators = [seeded(0, i, device="cuda") for i in range(2)]
+    there = observe([moved.layers(pair) for pair in pairs], generators)
+    here = scenes_of(small_frame, pairs)
+    for ours, theirs in zip(here, there, strict=True):
+        assert ours.facts == theirs.facts
+        torch.testing.assert_close(
+            theirs.layers.unwrapped_phase.cpu(), ours.layers.unwrapped_phase, rtol=0, atol=1e-3
+        )
+        clear = ours.valid & (ours.layers.coherence > 0.5)
+        error = theirs.wrapped_phase.cpu() - ours.wrapped_phase
+        assert float(torch.atan2(error.sin(), error.cos())[clear].abs().median()) < 0.2
+
+
+def test_a_frame_moved_to_its_own_device_is_the_same(small_frame):
+    ours, moved = small_frame.layers((0, 5)), small_frame.to("cpu").layers((0, 5))
+    assert torch.equal(ours.unwrapped_phase, moved.unwrapped_phase)
+    assert torch.equal(ours.coherence, moved.coherence)
+
+
 def flawed(frame, flaws):
     return observe([replace(frame.layers((0, 5)), flaws=flaws)], [seeded(0, 1)])[0]
 
