@@ -16,20 +16,19 @@ import platform
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from typing import Any
 
 import torch
 
-from heph_vl.simulate.artefacts import Fields
+from heph_vl.simulate.corpus import worker_pool
 from heph_vl.simulate.decorrelation import decorrelate, smooth_coherent
+from heph_vl.simulate.fields import unit_los
 from heph_vl.simulate.frame import Frame, date_state, draw_frame
 from heph_vl.simulate.place import Site, draw_place, seeded
 from heph_vl.simulate.plan import frame_order
 from heph_vl.simulate.render import Rendering, draw
 from heph_vl.simulate.scene import find, observe
-from heph_vl.simulate.sources import KINDS, Source, unit_los
+from heph_vl.simulate.sources import KINDS, Source
 
 MIX = ((), ("mogi",), ("sill",), ("dyke",))  # () is a frame whose source is not used
 DATES, PAIRS, SIZE = 8, 14, 225
@@ -63,14 +62,7 @@ def make_place(number: int) -> int:
 def rate(patches: int, workers: int) -> float:
     """Patches a second with so many processes; starting them is left out."""
     places = -(-patches // (PAIRS * len(MIX))) * len(MIX)
-    if workers == 1:
-        make_place(0)
-        start = time.perf_counter()
-        made = sum(make_place(k) for k in range(places))
-        return made / (time.perf_counter() - start)
-    with ProcessPoolExecutor(
-        workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
+    with worker_pool(workers) as pool:
         list(pool.map(make_place, range(workers)))
         start = time.perf_counter()
         made = sum(pool.map(make_place, range(places)))
@@ -107,7 +99,6 @@ def stages() -> dict[str, tuple[float, float | None]]:
             source = Source(kind, 0.0, 0.0, KINDS[kind].prior(seeded(k, kind)))
             kinds[kind] += cpu_ms(lambda s=source: unit_los(s, place.grid, place.look), 3) / 3
     seeds = iter(range(10_000))
-    flawless = Fields(phase, layers.coherence, place.footprint)
     bits = torch.empty(shape, dtype=torch.int64)
     index = torch.randint(0, 252, (phase.numel(),), dtype=torch.int32)
     table = torch.rand(252)
@@ -139,7 +130,7 @@ def stages() -> dict[str, tuple[float, float | None]]:
             cpu_ms(lambda: (one.sin(), one.cos(), torch.atan2(one, one)))
             + 12 * cpu_ms(lambda: planes[0] + planes[1]),
         ),
-        "labels": (cpu_ms(lambda: find(layers, flawless.valid)), None),
+        "labels": (cpu_ms(lambda: find(layers, place.footprint)), None),
         "colours and resize": (
             cpu_ms(
                 lambda: draw(

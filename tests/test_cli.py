@@ -40,7 +40,16 @@ def test_help_has_examples(capsys, command):
 
 @pytest.mark.parametrize(
     "words",
-    [("frob",), ("inspect",), ("simulate", "x", "-n", "many"), ("search", "x"), ("dataset", "a")],
+    [
+        ("frob",),
+        ("inspect",),
+        ("simulate", "x", "-n", "many"),
+        ("simulate", "x", "--stratified"),
+        ("simulate", "x", "--annotations", "a.zip", "--frames", "3"),
+        ("simulate", "x", "--annotations", "a.zip", "--size", "300"),
+        ("search", "x"),
+        ("dataset", "a"),
+    ],
 )
 def test_wrong_usage_is_2(capsys, words):
     code, out, err = call(capsys, *words)
@@ -58,6 +67,8 @@ def test_wrong_usage_is_2(capsys, words):
         ("search", "/missing", "mogi"),
         ("simulate", "out", "-n", "0"),
         ("simulate", "out", "--frames", "0"),
+        ("simulate", "out", "--dem", "/missing.hgt"),
+        ("simulate", "out", "--annotations", "/missing.zip"),
     ],
 )
 def test_errors_are_one_line(capsys, tmp_path, monkeypatch, words):
@@ -133,3 +144,22 @@ def test_a_full_disk_is_one_line(capsys, tmp_path):
         assert not (tmp_path / "readonly" / "out" / "README.md").exists()
     finally:
         subprocess.run(["umount", tmp_path / "readonly"], check=False, capture_output=True)
+
+
+def test_simulate_a_twin_of_records(capsys, tmp_path):
+    write_fake_archive(tmp_path / "fake", n=3, size=240, frames=("106A_09090_000404",))
+    records = tmp_path / "fake" / "annotations"
+    (records / "9999.json").write_text("{}")
+    out = tmp_path / "twin"
+    words = ("simulate", out, "--annotations", records, "-n", 2, "--workers", 1, "--json")
+    code, stdout, _ = call(capsys, *words)
+    assert code == 0
+    report = json.loads(stdout)
+    assert report["written"] == report["total"] == 2
+    assert set(report["fidelity"]) == {"effects", "events", "triangles", "open"}
+    assert any("9999.json" in problem for problem in report["problems"])
+    code, stdout, _ = call(capsys, *words)
+    assert json.loads(stdout)["written"] == 0
+    code, _, err = call(capsys, "simulate", out, "-n", 2)
+    assert code == 1
+    assert "use the same settings" in err

@@ -1,4 +1,4 @@
-"""Which records train, validate and test: `grouped` (default), `paper`, `official`, `temporal`.
+"""Which records train, validate and test: `grouped` (default), five others for their own ends.
 
 `grouped` shares no volcano between splits. Its table `tables/volcano_groups.csv` has a row for each
 of the 38 frames of Hephaestus:
@@ -8,7 +8,8 @@ of the 38 frames of Hephaestus:
 - `group`: frames that see a common volcano, 28 groups, checked by hand;
 - `split`, `fold`: found once by `split_search.py`.
 
-The other schemes exist for comparison, and share volcanoes: report them with their `leakage`.
+`paper`, `official` and `temporal` exist for comparison; they share volcanoes: report them with
+their `leakage`. `glacier` and `corruption` are for those tasks (`task_splits`).
 """
 
 import csv
@@ -31,7 +32,7 @@ from heph_vl.data.record_fields import show
 from heph_vl.errors import HephError
 
 SPLITS = ("train", "val", "test")
-SCHEMES = ("grouped", "paper", "official", "temporal")
+SCHEMES = ("grouped", "paper", "official", "temporal", "glacier", "corruption")
 FOLDS = 5
 
 # Sierra Negra, Kilauea and Campi Flegrei: the frames whose 2,474 records the paper's text counts.
@@ -102,6 +103,8 @@ def assign(
       several splits goes to the one held out most (test before val before train).
     - `temporal`: 2014-01 to 2019-05, 2019-06 to 2019-12, 2020-01 to 2021-12; pairs with dates in
       two periods are left out.
+    - `glacier`, `corruption`: `grouped`, with one group moved or divided by date so that each part
+      has records of that kind (`task_splits`).
 
     Args:
         annotations: Records.
@@ -129,14 +132,19 @@ def assign(
         held_out_most = {uid: s for s in SPLITS for uid in patches[s]}
         choose = lambda item: held_out_most.get(item.unique_id)  # noqa: E731
     elif scheme == "grouped":
-        choose = lambda item: _grouped(item.frame_id, fold)  # noqa: E731
+        choose = lambda item: grouped_split(item.frame_id, fold)  # noqa: E731
+    elif scheme in ("glacier", "corruption"):
+        from heph_vl.data import task_splits  # it builds on this module
+
+        choose = lambda item: task_splits.choose(item, scheme)  # noqa: E731
     else:
         choose = _paper if scheme == "paper" else _temporal
     chosen = ((item.unique_id, choose(item)) for item in annotations)
     return {unique_id: split for unique_id, split in chosen if split is not None}
 
 
-def _grouped(frame_id: str, fold: int | None) -> str:
+def grouped_split(frame_id: str, fold: int | None = None) -> str:
+    """The side of a frame in the scheme `grouped`, or in its fold (0 to 4)."""
     frame = FRAMES.get(frame_id)
     number = int.from_bytes(hashlib.sha256(frame_id.encode()).digest()[:8])
     if fold is None:

@@ -11,6 +11,7 @@ Nothing is ever shrunk: half of all deformation is under 24 px wide.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -124,6 +125,7 @@ class Encoder(nn.Module):
         size: Tensor | None = None,
         *,
         return_pyramid: bool = False,
+        consume: Callable[[Tensor, dict[int, Tensor]], None] | None = None,
     ) -> EncoderOutput:
         """Look at a batch of images.
 
@@ -133,6 +135,9 @@ class Encoder(nn.Module):
             size: (B, 2) int64, true height and width of each image in the top-left corner of
                 the canvas, or None when all fill it. What is outside has no influence.
             return_pyramid: Keep the tiles' features at all strides of the backbone.
+            consume: Called with each chunk of tiles (n, 3), in order, and its features at all
+                strides (n, C, t / stride, t / stride). Only stride 16 is kept of them, so that
+                an image of any size can be segmented in bounded memory.
 
         Returns:
             Tokens, latents and saliency.
@@ -144,9 +149,8 @@ class Encoder(nn.Module):
             size = torch.tensor([[height, width]], device=valid.device).expand(batch, 2)
         valid = valid & inside(size, height, width)
         tiles = choose_tiles(valid, size, tile_size, stride, self.config.min_valid_tile)
-        features = self._look(
-            cut_tiles(pixel_values * valid[:, None], tiles, tile_size, stride), return_pyramid
-        )
+        seen = cut_tiles(pixel_values * valid[:, None], tiles, tile_size, stride)
+        features = self._look(seen, tiles, return_pyramid, consume)
         cells = self.norm(self.projection(features[CELL].permute(0, 2, 3, 1)))  # (T, n, n, D)
         share = cell_share(valid)
         grid = (share.shape[1], share.shape[2])
@@ -169,13 +173,20 @@ class Encoder(nn.Module):
             pyramid=features if return_pyramid else None,
         )
 
-    def _look(self, tiles: Tensor, pyramid: bool) -> dict[int, Tensor]:
-        """Backbone features of tiles (T, 3, t, t) by stride; only stride 16 unless `pyramid`."""
-        whole = torch.is_grad_enabled()
-        chunk = len(tiles) if whole else self.config.max_tiles_per_forward
+    def _look(
+        self,
+        seen: Tensor,
+        tiles: Tensor,
+        pyramid: bool,
+        consume: Callable[[Tensor, dict[int, Tensor]], None] | None,
+    ) -> dict[int, Tensor]:
+        """Features of tiles (T, 3, t, t) by stride; only stride 16 unless `pyramid`."""
+        chunk = len(seen) if torch.is_grad_enabled() else self.config.max_tiles_per_forward
         parts: list[dict[int, Tensor]] = []
-        for start in range(0, len(tiles), chunk):
-            features = self.backbone(tiles[start : start + chunk])
+        for start in range(0, len(seen), chunk):
+            features = self.backbone(seen[start : start + chunk])
+            if consume is not None:
+                consume(tiles[start : start + chunk], features)
             parts.append(features if pyramid else {CELL: features[CELL]})
         return {s: torch.cat([part[s] for part in parts]) for s in parts[0]}
 

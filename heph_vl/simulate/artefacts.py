@@ -20,7 +20,7 @@ from torch import Tensor
 
 from heph_vl.data import palettes
 from heph_vl.data.preview import kept_bits, posterise
-from heph_vl.simulate.terrain import Grid, uniform
+from heph_vl.simulate.grid import Grid, uniform
 
 # A burst sweeps about 4.5 kHz of Doppler; azimuth lines are 2.056 ms apart. Bursts that are
 # misregistered in azimuth thus show 2 pi 4.5e3 2.056e-3 = 58 rad a line, from end to end

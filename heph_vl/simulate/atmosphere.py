@@ -16,7 +16,7 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 from torch.nn import functional
 
-from heph_vl.simulate.terrain import Grid
+from heph_vl.simulate.grid import Grid
 
 CORNER_M = 2_000.0  # wavelength at which turbulence turns from -8/3 to -11/3
 REFERENCE_M = 75_000.0  # waves shorter than a patch is wide have unit variance

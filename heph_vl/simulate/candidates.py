@@ -15,6 +15,8 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from heph_vl.simulate.fields import los_batch
+from heph_vl.simulate.grid import Grid
 from heph_vl.simulate.outline import (
     GAP,
     HIGH_FROM,
@@ -24,8 +26,7 @@ from heph_vl.simulate.outline import (
     OUTLINE_SHARE,
     close_gaps,
 )
-from heph_vl.simulate.sources import KINDS, Look, Parameters, Source, los_batch
-from heph_vl.simulate.terrain import Grid
+from heph_vl.simulate.sources import KINDS, Look, Parameters, Source
 
 SHALLOWEST_M = 300.0  # depth of a source's top
 CANDIDATES = 28  # geometries a round

@@ -18,14 +18,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from heph_vl.errors import HephError
-from heph_vl.simulate.terrain import (
-    COARSE,
-    Grid,
-    Terrain,
-    Volcano,
-    draw_humidity,
-    ground_cover,
-)
+from heph_vl.simulate.cones import Volcano
+from heph_vl.simulate.grid import COARSE, Grid
+from heph_vl.simulate.terrain import Terrain, draw_humidity, ground_cover
 
 MOST_VOIDS = 0.05  # share that is filled by interpolation; more is refused
 LEAST_LAND = 0.2  # of a window

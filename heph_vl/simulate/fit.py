@@ -28,9 +28,10 @@ from heph_vl.simulate.candidates import (
     vary,
     window_around,
 )
+from heph_vl.simulate.fields import unit_los
+from heph_vl.simulate.grid import Grid
 from heph_vl.simulate.outline import LOW_FROM, Outline, intensity_of, outline
-from heph_vl.simulate.sources import FRINGE_M, KINDS, Look, Source, unit_los
-from heph_vl.simulate.terrain import Grid
+from heph_vl.simulate.sources import FRINGE_M, KINDS, Look, Source
 
 STEEPEST = 0.45  # fringes a native pixel: denser ones would average to nothing
 ROUNDS = 4

@@ -13,8 +13,8 @@ from heph_vl.simulate.artefacts import (
     seams_in_sight,
     swath_merging_error,
 )
+from heph_vl.simulate.grid import uniform
 from heph_vl.simulate.place import Place, seeded
-from heph_vl.simulate.terrain import uniform
 
 # Shares of pairs: those of the 19,919 records of Hephaestus, the rarest one raised so that it is
 # seen at all.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from heph_vl.simulate.terrain import Grid, uniform
+from heph_vl.simulate.grid import Grid, uniform
 
 BURST_M = 18.7e3  # along track from burst to burst: 2.758 s at 6.8 km/s over ground
 SUB_SWATH_M = 83e3

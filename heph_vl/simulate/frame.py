@@ -15,12 +15,13 @@ from torch import Tensor
 
 from heph_vl.simulate.atmosphere import DateState, draw_date, stratified, to_grid
 from heph_vl.simulate.candidates import scaled
+from heph_vl.simulate.fields import unit_los
 from heph_vl.simulate.flaws import draw_flaws
+from heph_vl.simulate.grid import Grid, uniform
 from heph_vl.simulate.outline import OUTLINE_SHARE
 from heph_vl.simulate.place import FINE_PER_NATIVE, Place, Site, draw_place, seeded
 from heph_vl.simulate.scene import Layers, Motion
-from heph_vl.simulate.sources import FRINGE_M, KINDS, Source, unit_los
-from heph_vl.simulate.terrain import Grid, uniform
+from heph_vl.simulate.sources import FRINGE_M, KINDS, Source
 
 KIND_WEIGHTS = {
     "mogi": 0.3,

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from heph_vl.simulate.grid import Grid, uniform
 from heph_vl.simulate.sources import FRINGE_M, los_to_phase
-from heph_vl.simulate.terrain import Grid, uniform
 
 ICE_SLOPE = 0.22  # rise over run of a kilometre above which snow lies on rock
 CLIFF = 0.6  # the same of a pixel

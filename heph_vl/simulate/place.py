@@ -27,12 +27,14 @@ from heph_vl.simulate.decorrelation import LandCover, land_cover
 from heph_vl.simulate.dem import dem_terrain, read_dem
 from heph_vl.simulate.footprint import burst_geometry, swath_footprint
 from heph_vl.simulate.glacier import glacier_phase
+from heph_vl.simulate.grid import Grid, fractal, uniform
 from heph_vl.simulate.sources import Look
-from heph_vl.simulate.terrain import Grid, Terrain, draw_terrain, fractal, slope, uniform
+from heph_vl.simulate.terrain import Terrain, draw_terrain, slope
 
 FINE_PER_NATIVE = 10 / 3  # LiCSAR previews are 30 % of the grid that is processed
 INCLINATION_DEG = 98.18  # Sentinel-1's orbit
 ICE_CAP_M, ICE_HEIGHT_M = (14e3, 22e3), (700.0, 1_000.0)  # radius and height, as of Langjokull
+LARGEST_PX = 1_500  # side of an image of a frame that is not in Hephaestus
 LARGEST_DRY_PX = 90  # polygons up to this side get dry ground all over: larger ones reach the sea
 _LATITUDES = {  # of frames whose names do not tell it: El Hierro, Piton de la Fournaise
     "169D_00001_020800": 27.7,
@@ -174,8 +176,8 @@ class _Known:
 
     tiles: int
     reach: tuple[int, int]
-    ground: str | None
-    humidity: float | None
+    ground: str
+    humidity: float
 
 
 @lru_cache(maxsize=1)
@@ -192,38 +194,36 @@ def _frames() -> dict[str, _Known]:
     }
 
 
-_UNKNOWN = _Known(9, (0, 0), None, None)
-
-
 def size_of(frame_id: str, polygons: Sequence[Sequence[Point]] = ()) -> Size:
     """Height and width of a frame's images that fits its tile count and its polygons.
 
-    A frame has floor(H / 224) * floor(W / 224) tiles; of the sizes that give them, the squarest
-    one that holds all polygons is taken. A frame that is not in Hephaestus gets 3 x 3 tiles, more
-    if its polygons ask for it.
+    A frame of Hephaestus has floor(H / 224) * floor(W / 224) tiles; of the sizes that give them,
+    the squarest one that holds all its polygons is taken, whatever polygons are given. Another
+    frame gets 3 x 3 tiles, more if its polygons ask for it.
 
     Args:
         frame_id: LiCSAR name.
-        polygons: Outlines in native pixels.
+        polygons: Outlines in native pixels, for frames that are not in Hephaestus.
 
     Returns:
         Multiples of 3, so that the fine grid is exactly 10/3 of it.
     """
-    known = _frames().get(frame_id, _UNKNOWN)
+    known = _frames().get(frame_id)
+    if known is None:
+        corners = [corner for polygon in polygons for corner in polygon] or [(0.0, 0.0)]
+        x, y = (min(max(axis), LARGEST_PX) for axis in zip(*corners, strict=True))
+        return _side(3, y), _side(3, x)
     x, y = known.reach
-    x = max([x, *(math.ceil(px) for polygon in polygons for px, _ in polygon)])
-    y = max([y, *(math.ceil(py) for polygon in polygons for _, py in polygon)])
     shapes = [(n, known.tiles // n) for n in range(1, known.tiles + 1) if known.tiles % n == 0]
     sizes = [
-        size
-        for rows, columns in (shapes if known is not _UNKNOWN else [])
-        if (size := (_side(rows, y), _side(columns, x)))[0] < 224 * (rows + 1)
-        and size[1] < 224 * (columns + 1)
+        (_side(rows, y), _side(columns, x))
+        for rows, columns in shapes
+        if _side(rows, y) < 224 * (rows + 1) and _side(columns, x) < 224 * (columns + 1)
     ]
-    return max(sizes, key=_squareness, default=(_side(3, y), _side(3, x)))
+    return max(sizes, key=_squareness)
 
 
-def _side(tiles: int, reach: int) -> int:
+def _side(tiles: int, reach: float) -> int:
     return 3 * math.ceil(max(224 * tiles + 112, reach + 9) / 3)
 
 
@@ -250,9 +250,9 @@ def draw_place(site: Site, seed: int, dem: str | None = None) -> Place:
     grid = Grid(fine[0], fine[1], latitude_of(site.frame_id), spacing)
     g = seeded(seed, site.frame_id, "place")
     if dem is None:
-        known = _frames().get(site.frame_id, _UNKNOWN)
-        summits = _summits(site.polygons)
-        terrain = draw_terrain(grid, g, known.ground, known.humidity, summits=summits)
+        known = _frames().get(site.frame_id)
+        look_like = (known.ground, known.humidity) if known else (None, None)
+        terrain = draw_terrain(grid, g, *look_like, summits=_summits(site.polygons))
     else:
         terrain, _ = dem_terrain(read_once(dem), grid, g)
     if site.icy:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from heph_vl.data.captions import CELLS, region_box
-from heph_vl.simulate.terrain import Grid
+from heph_vl.simulate.grid import Grid
 
 BLOCKS = 12  # blocks along each side on which strength is measured: 8 km of a 288 px image
 AFFECTED = 0.45  # share of a region's visible blocks that must show the effect

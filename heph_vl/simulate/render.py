@@ -27,7 +27,8 @@ from heph_vl.data.preview import (
     source_reach,
 )
 from heph_vl.simulate.decorrelation import LOOKS
-from heph_vl.simulate.terrain import Grid, Terrain
+from heph_vl.simulate.grid import Grid
+from heph_vl.simulate.terrain import Terrain
 
 LAVA_INTENSITY, WATER_INTENSITY = 0.3, 0.02  # radar backscatter as a share of forest's
 _HUES = 4_096  # steps of the old palette's wheel: a quarter of a grey level each

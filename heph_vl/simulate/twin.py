@@ -28,11 +28,11 @@ from heph_vl.simulate import regions
 from heph_vl.simulate.fit import Fit, fit_source, one_fringe
 from heph_vl.simulate.flaws import Flaws
 from heph_vl.simulate.frame import date_state, layers_between
+from heph_vl.simulate.grid import uniform
 from heph_vl.simulate.outline import intensity_of
 from heph_vl.simulate.place import Place, Site, draw_place, seeded, size_of
 from heph_vl.simulate.scene import NOISY_COHERENCE, Layers, Motion, Scene
 from heph_vl.simulate.sources import KINDS
-from heph_vl.simulate.terrain import uniform
 
 # Fringes asked for, well inside the classes (0.5 to 1.5, to 3.5, above).
 FRINGES = {"low": (0.75, 1.35), "medium": (1.8, 3.2), "high": (3.8, 5.6), None: (2.0, 6.0)}
@@ -69,29 +69,34 @@ def sites_of(annotations: Iterable[Annotation]) -> dict[str, Site]:
         A site for each frame id.
 
     Raises:
-        HephError: A record whose events cannot be simulated.
+        HephError: A record with an event of unknown type, or a polygon outside its frame.
     """
-    polygons: dict[str, set[tuple[tuple[float, float], ...]]] = {}
-    icy: set[str] = set()
+    by_frame: dict[str, list[Annotation]] = {}
     for annotation in annotations:
-        found = polygons.setdefault(annotation.frame_id, set())
-        if annotation.glacier_fringes:
-            icy.add(annotation.frame_id)
-        for event in annotation.events:
-            if event.type not in KINDS:
-                raise HephError(
-                    f"annotation {annotation.unique_id}: activity_type",
-                    f"{event.type!r} is no source that can be simulated",
-                    f"one of {', '.join(KINDS)}",
-                )
-            if event.polygon:
-                found.add(event.polygon)
-    return {
-        frame_id: Site(
-            frame_id, size_of(frame_id, sorted(found)), tuple(sorted(found)), frame_id in icy
-        )
-        for frame_id, found in sorted(polygons.items())
-    }
+        by_frame.setdefault(annotation.frame_id, []).append(annotation)
+    sites = {}
+    for frame_id, members in sorted(by_frame.items()):
+        found = sorted({event.polygon for a in members for event in a.events if event.polygon})
+        native = size_of(frame_id, found)
+        for annotation in members:
+            _check(annotation, native)
+        icy = any(annotation.glacier_fringes for annotation in members)
+        sites[frame_id] = Site(frame_id, native, tuple(found), icy)
+    return sites
+
+
+def _check(annotation: Annotation, native: tuple[int, int]) -> None:
+    where = f"annotation {annotation.unique_id}"
+    height, width = native
+    for event in annotation.events:
+        if event.type not in KINDS:
+            what = f"{event.type!r} is no source that can be simulated"
+            raise HephError(f"{where}: activity_type", what, f"one of {', '.join(KINDS)}")
+        for x, y in event.polygon or ():
+            if x > width or y > height:
+                what = f"({x:g}, {y:g}) lies outside the {width} x {height} px of the frame"
+                fix = f"correct the polygon, or the frame {annotation.frame_id}"
+                raise HephError(f"{where}: segmentation_mask", what, fix)
 
 
 @lru_cache(maxsize=1)
@@ -110,11 +115,7 @@ def make_twin(place: Place, annotation: Annotation, seed: int) -> Twin:
 
     Returns:
         Layers, the caption's facts, and the solved sources.
-
-    Raises:
-        HephError: A polygon outside the image.
     """
-    _check(annotation, place)
     facts = captions.parse(annotation.caption)
     g = seeded(seed, "twin", annotation.unique_id)
     fits = tuple(_fit(event, place, annotation, g) for event in annotation.events)
@@ -156,18 +157,6 @@ def make_twin(place: Place, annotation: Annotation, seed: int) -> Twin:
         ground = torch.where(ice != 0, coherence.clamp_min(0.4), coherence) * kept
         layers = replace(layers, ice=ice, coherence=ground)
     return Twin(layers, facts, fits)
-
-
-def _check(annotation: Annotation, place: Place) -> None:
-    height, width = place.site.native
-    for event in annotation.events:
-        for x, y in event.polygon or ():
-            if x > width or y > height:
-                raise HephError(
-                    f"annotation {annotation.unique_id}: segmentation_mask",
-                    f"({x:g}, {y:g}) lies outside the {width} x {height} px of its frame",
-                    "correct the polygon or the frame",
-                )
 
 
 def _asked(effect: str, labelled: int, facts: CaptionFacts) -> frozenset[str] | None:

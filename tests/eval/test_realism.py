@@ -11,6 +11,7 @@ from PIL import Image
 from scipy import ndimage
 
 from eval import realism
+from eval.realism_sets import CROP, TILE, baselines, measure_set, read_set
 from heph_vl.data.phase import colour, wrap
 from heph_vl.data.preview import posterise
 from tests.data.fake_archive import write_fake_archive
@@ -33,7 +34,7 @@ def write_patches(folder: Path, seed: int, fringes: float = 3.0, number: int = 6
         rgb[~valid] = 255
         name = f"{100 * seed + i}_1"
         Image.fromarray(rgb).save(folder / f"{name}.png")
-        kind = realism.TILE if i % 2 else realism.CROP
+        kind = TILE if i % 2 else CROP
         index.append({"patch": name, "kind": kind, "frameID": f"frame{i % 2}"})
     (folder / "index.json").write_text(json.dumps(index))
     return folder
@@ -101,10 +102,10 @@ def test_the_sheets_show_as_many_real_as_simulated_patches_and_the_key_fits(
 
 
 def test_an_archive_is_cut_into_crops_and_whole_tiles(folders: dict[str, Path]) -> None:
-    found = realism.read_set(folders["archive"])
+    found = read_set(folders["archive"])
     kinds = [patch.kind for patch in found.patches]
     # Five deforming records, one of them with two events; five others with one whole tile each.
-    assert (kinds.count(realism.CROP), kinds.count(realism.TILE)) == (6, 5)
+    assert (kinds.count(CROP), kinds.count(TILE)) == (6, 5)
     assert len({patch.record for patch in found.patches}) == 10
     assert all(patch.frame for patch in found.patches)
     # The archive marks no data by transparency, published patches by white.
@@ -131,8 +132,8 @@ def test_grey_pictures_are_left_out_and_listed(folders: dict[str, Path], tmp_pat
     folder = write_patches(tmp_path / "some", 4)
     Image.new("L", (SIDE, SIDE), 90).save(folder / "999_1.png")
     (folder / "998_1.png").write_bytes(b"no picture")
-    pictures = realism.read_set(folder)
-    realism.measure_set(pictures, folder)
+    pictures = read_set(folder)
+    measure_set(pictures, folder)
     assert len(pictures.patches) == 6
     assert sorted(text.split(":")[0].split("/")[-1] for text in pictures.left_out) == [
         "998_1.png",
@@ -202,12 +203,12 @@ def test_a_set_needs_a_new_name(
 @pytest.mark.real_data
 def test_real_patches_lie_far_from_random_phase(shared: Path) -> None:
     path = shared / "data" / "hephaestus" / "patches" / "images"
-    pictures = realism.read_set(path)
-    real = realism.measure_set(pictures, path)
-    assert [p.kind for p in pictures.patches].count(realism.CROP) == 15
+    pictures = read_set(path)
+    real = measure_set(pictures, path)
+    assert [p.kind for p in pictures.patches].count(CROP) == 15
     assert len(set(real.units.tolist())) == 18
     generator = torch.Generator().manual_seed(0)
-    others = realism.baselines(pictures, real, generator)
+    others = baselines(pictures, real, generator)
     found = realism.evaluate(real, others, 30, generator)["all"]
     colours = found["distances"]["colours_tv"]
     assert colours["real"].value == pytest.approx(0.10, abs=0.03)

@@ -12,6 +12,7 @@ from heph_vl.data.phase import colour, wrap
 from heph_vl.data.preview import posterise
 from heph_vl.metrics import realism
 from heph_vl.metrics.realism import Estimate, PatchSet
+from heph_vl.metrics.realism_measures import measure
 
 SIDE = 112
 Draw = Callable[[np.random.Generator], tuple[NDArray[np.floating], NDArray[np.bool_]]]
@@ -40,7 +41,7 @@ def patch_set(draw: Draw, seed: int, number: int = 12, bits: int = 8) -> PatchSe
         phase, valid = draw(rng)
         rgb = posterise(colour(phase, valid), (bits, bits, bits))
         rgb[~valid] = 255
-        totals.append(realism.measure(rgb, phase, valid))
+        totals.append(measure(rgb, phase, valid))
     return PatchSet(realism.stack(totals), np.arange(number), np.full(number, ""))
 
 
@@ -118,7 +119,7 @@ def test_no_data_is_measured_by_area_pieces_and_direction() -> None:
     y, x = np.mgrid[:SIDE, :SIDE]
     valid[y > 90 + x * np.tan(np.radians(10))] = False
     valid[:3, :3] = False  # too small to be no data
-    totals = realism.measure(colour(np.zeros(valid.shape), valid), np.zeros(valid.shape), valid)
+    totals = measure(colour(np.zeros(valid.shape), valid), np.zeros(valid.shape), valid)
     assert totals["no_data"] == pytest.approx((~valid).sum() - 9)
     assert totals["pieces"] == 1
     assert totals["with_no_data"] == 1
@@ -129,7 +130,7 @@ def test_no_data_is_measured_by_area_pieces_and_direction() -> None:
 def test_colour_statistics_are_those_of_the_pixels_with_data(real: PatchSet) -> None:
     phase, valid = island(np.random.default_rng(5))
     rgb = colour(phase, valid)
-    totals = realism.measure(rgb, phase, valid)
+    totals = measure(rgb, phase, valid)
     for i, name in enumerate(("red", "green", "blue")):
         level = rgb[valid][:, i].astype(float)
         assert realism.VALUES[f"{name}_mean"](totals) == pytest.approx(level.mean())
@@ -147,7 +148,7 @@ def test_scrambling_keeps_the_spectrum_and_destroys_the_fringes() -> None:
     rgb = realism.scramble(phase, valid, generator)
     white = np.random.default_rng(0).uniform(-3, 3, phase.shape)
     pictures = {"real": phase, "scrambled": _decoded(rgb, valid), "white": white}
-    totals = {name: realism.measure(colour(p, valid), p, valid) for name, p in pictures.items()}
+    totals = {name: measure(colour(p, valid), p, valid) for name, p in pictures.items()}
     spectral = realism.DISTANCES["spectrum_db"]
     kept, lost = (spectral(totals["real"], totals[name]) for name in ("scrambled", "white"))
     assert kept < 0.25 * lost, (kept, lost)

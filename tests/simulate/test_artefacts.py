@@ -12,8 +12,8 @@ from heph_vl.data import palettes
 from heph_vl.data.phase import decode_image
 from heph_vl.simulate import artefacts
 from heph_vl.simulate.artefacts import Fields
+from heph_vl.simulate.grid import Grid
 from heph_vl.simulate.render import Rendering, render
-from heph_vl.simulate.terrain import Grid
 
 SIZE = 300
 BURST_PX = 70

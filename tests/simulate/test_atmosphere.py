@@ -16,7 +16,7 @@ from heph_vl.simulate.atmosphere import (
     to_grid,
     turbulence,
 )
-from heph_vl.simulate.terrain import Grid
+from heph_vl.simulate.grid import Grid
 
 GRID = Grid(480, 480)
 

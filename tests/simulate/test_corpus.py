@@ -19,10 +19,8 @@ from heph_vl.data.raster import fill
 from heph_vl.errors import HephError
 from heph_vl.simulate import store
 from heph_vl.simulate.corpus import simulate, simulate_twin
-from heph_vl.simulate.place import draw_place
 from heph_vl.simulate.plan import frame_order
 from heph_vl.simulate.render import Rendering
-from heph_vl.simulate.twin import make_twin, sites_of
 
 SMALL = {"frames": 2, "dates": 5, "seed": 3, "size": 96}
 
@@ -326,18 +324,19 @@ def test_twin_resumes_and_reports_again(twin):
         simulate_twin(twin, records({}), seed=2, truth=True, workers=1)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"segmentation_mask": [[900, 10, 990, 10, 990, 90]]}, "annotation 7: segmentation_mask"),
-    ],
-)
-def test_records_that_cannot_be_simulated(tmp_path, change, message):
-    bad = records({"frameID": "106A_09090_000404"} | change)
-    sites = sites_of(bad)
-    small = replace(sites["106A_09090_000404"], native=(336, 336), polygons=())
-    with pytest.raises(HephError, match=message):
-        make_twin(draw_place(small, 0), bad[0], 0)
+def test_records_that_cannot_be_simulated(tmp_path):
+    outside = records({"segmentation_mask": [[900, 10, 990, 10, 990, 90]]})
+    with pytest.raises(HephError, match=r"annotation 7: segmentation_mask.*336 x 336 px"):
+        simulate_twin(tmp_path / "a", outside)
+    far = records({"frameID": "001A_05000_131313", "segmentation_mask": [[9e4, 1, 9e4, 9, 3, 9]]})
+    with pytest.raises(HephError, match="annotation 7: segmentation_mask"):
+        simulate_twin(tmp_path / "a", far)
+    (known,) = records({})
+    (event,) = known.events
+    strange = replace(known, events=(replace(event, type="geyser"),))
+    with pytest.raises(HephError, match="annotation 7: activity_type: 'geyser'"):
+        simulate_twin(tmp_path / "a", [strange])
+    assert not (tmp_path / "a").exists()
 
 
 def test_too_many_records_asked(tmp_path):

@@ -7,7 +7,8 @@ import torch
 
 from heph_vl.errors import HephError
 from heph_vl.simulate.dem import MOST_VOIDS, Dem, dem_terrain, read_dem
-from heph_vl.simulate.terrain import Grid, slope
+from heph_vl.simulate.grid import Grid
+from heph_vl.simulate.terrain import slope
 
 SIDE = 1201
 SAMPLE = np.arange(SIDE)

@@ -9,9 +9,9 @@ import torch
 
 from heph_vl.errors import HephError
 from heph_vl.simulate.fit import STEEPEST, fit_source, one_fringe
+from heph_vl.simulate.grid import Grid
 from heph_vl.simulate.outline import intensity_of, outline
 from heph_vl.simulate.sources import FRINGE_M, KINDS, Look, parts_of
-from heph_vl.simulate.terrain import Grid
 
 NATIVE = (150, 180)
 GRID = Grid(500, 600, latitude_deg=20.0)

@@ -13,7 +13,7 @@ from heph_vl.simulate.footprint import (
     burst_geometry,
     swath_footprint,
 )
-from heph_vl.simulate.terrain import Grid
+from heph_vl.simulate.grid import Grid
 
 WHOLE = Grid(700, 700, spacing_deg=0.004)  # 312 km: a whole frame, on a coarse grid
 CUT = Grid(480, 480)

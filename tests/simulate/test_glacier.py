@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from heph_vl.simulate import glacier as ice
-from heph_vl.simulate.terrain import Grid
+from heph_vl.simulate.grid import Grid
 
 
 def generator(seed):

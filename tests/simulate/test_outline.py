@@ -7,9 +7,10 @@ import torch
 from scipy import ndimage
 
 from heph_vl.simulate import outline as outlines
+from heph_vl.simulate.fields import unit_los
+from heph_vl.simulate.grid import Grid
 from heph_vl.simulate.outline import close_gaps, outline
-from heph_vl.simulate.sources import FRINGE_M, Look, Source, unit_los
-from heph_vl.simulate.terrain import Grid
+from heph_vl.simulate.sources import FRINGE_M, Look, Source
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,9 @@ def test_size_grows_with_polygons_of_unknown_frames():
     assert size_of("001A_05000_131313") == (786, 786)
     wide = size_of("001A_05000_131313", [((900.0, 5.0), (1_000.5, 5.0), (950.0, 30.0))])
     assert wide == (786, 1_011)
+    # Those of Hephaestus have their size.
+    far = [((900.0, 5.0), (1_000.5, 5.0), (950.0, 30.0))]
+    assert size_of("106A_09090_000404", far) == size_of("106A_09090_000404") == (336, 336)
 
 
 def test_stripmap_previews_are_finer():

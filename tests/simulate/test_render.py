@@ -19,6 +19,7 @@ from heph_vl.data.preview import (
     posterise,
 )
 from heph_vl.simulate.decorrelation import LOOKS
+from heph_vl.simulate.grid import Grid
 from heph_vl.simulate.render import (
     Rendering,
     amplitude,
@@ -28,7 +29,7 @@ from heph_vl.simulate.render import (
     shrink_matrix,
     to_images,
 )
-from heph_vl.simulate.terrain import Grid, Terrain
+from heph_vl.simulate.terrain import Terrain
 
 
 def ramp(side: int = 300, rate: float = 0.1) -> np.ndarray:

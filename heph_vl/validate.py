@@ -1,0 +1,108 @@
+"""What trained heads say of a validation split: scores, and the calibration fitted on it."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from heph_vl.data.labels import LABELS, SOFTMAX
+from heph_vl.data.samples import read_row, whole
+from heph_vl.data.transforms import collate, encoded
+from heph_vl.errors import HephError
+from heph_vl.metrics.classification import auroc, average_precision
+from heph_vl.models.calibration import fit_classes, fit_labels
+from heph_vl.models.heads import Heads
+from heph_vl.models.prediction import Calibration
+
+BINS = 100  # of the probability of deformation in a pixel
+
+
+def no_text(texts: list[str]) -> dict[str, Tensor]:
+    """No tokens: facts of captions come as bits, their words are not read."""
+    empty = torch.zeros(len(texts), 0, dtype=torch.int64)
+    return {"input_ids": empty, "attention_mask": empty}
+
+
+class Looked:
+    """What a model says of whole images, beside the truth.
+
+    Args:
+        model: In any mode.
+        rows: Dataset rows; those without any valid phase are counted and left out.
+
+    Raises:
+        HephError: No row has valid phase.
+    """
+
+    def __init__(self, model: Heads, rows: Any) -> None:
+        images, rest = encoded(rows), rows.remove_columns(["image", "coherence", "mask"])
+        self.counts = {"images": 0, "without_valid_phase": 0}
+        self.pixels = np.zeros((2, BINS))  # not deforming, deforming; by probability
+        logits: dict[str, list[Tensor]] = {name: [] for name in LABELS}
+        truth: dict[str, list[Tensor]] = {name: [] for name in LABELS}
+        for image, row in zip(images, rest, strict=True):
+            sample = whole(read_row(image), row, estimated=False)
+            if not sample.phase_code.any():
+                self.counts["without_valid_phase"] += 1
+                continue
+            self.counts["images"] += 1
+            item = {"sample": sample, "text": "", "text_facts": sample.facts}
+            batch = collate([item | {"fact_count": 1, "text_count": 1, "unique_id": 0}], no_text)
+            seen = model.predict(batch["pixel_values"], batch["valid"])
+            for name in LABELS:
+                logits[name].append(torch.from_numpy(seen.logits[name]))
+                truth[name].append(batch[name])
+            if seen.mask_probability is not None:
+                level = (seen.mask_probability * BINS).astype(int).clip(0, BINS - 1)
+                cell = np.where(sample.mask > 0, BINS, 0) + level
+                self.pixels += np.bincount(cell.ravel(), minlength=2 * BINS).reshape(2, BINS)
+        if not self.counts["images"]:
+            raise HephError("validation split", "no valid phase in any image", "check the dataset")
+        self.logits = {name: torch.stack(values) for name, values in logits.items()}
+        self.truth = {name: torch.cat(values) for name, values in truth.items()}
+
+    def calibration(self) -> Calibration:
+        """Temperatures, biases and thresholds of best F1; the masks' one of best IoU."""
+        deforming = self.truth["deformation"]
+        fitted: dict[str, Any] = {}
+        for name, logits in self.logits.items():
+            truth = self.truth[name]
+            if name in SOFTMAX:
+                fitted[name] = fit_classes(logits, truth)
+            else:
+                known = deforming if name == "intensities" else None
+                fitted[name] = fit_labels(logits, truth.view(logits.shape), known)
+        iou = self.iou()
+        threshold = float(iou.argmax()) / BINS if iou.any() else 0.5
+        return Calibration(**fitted, mask_threshold=threshold)
+
+    def iou(self) -> NDArray[np.float64]:
+        """(BINS,) IoU of deforming pixels of all images, for the thresholds k / BINS."""
+        above = self.pixels[:, ::-1].cumsum(1)[:, ::-1]
+        return above[1] / np.maximum(above[0] + self.pixels[1].sum(), 1)
+
+    def metrics(self) -> dict[str, float]:
+        """Threshold-free scores, each left out where the images lack one side of it."""
+        alone = np.ones((self.counts["images"], 1))
+
+        def score(statistic: Any, name: str, column: int) -> float:
+            truth = self.truth[name].view(self.logits[name].shape)[:, column].numpy()
+            scores = self.logits[name][:, column].double().numpy()
+            return float(statistic(truth, scores, alone)(np.ones((1, 1)))[0])
+
+        types = [score(average_precision, "activity_types", k) for k in range(6)]
+        found = {
+            "val_deformation_auroc": score(auroc, "deformation", 0),
+            "val_deformation_ap": score(average_precision, "deformation", 0),
+            "val_activity_map": float(np.mean([v for v in types if not math.isnan(v)] or [np.nan])),
+            "val_iou": float(self.iou().max()) if self.pixels[1].any() else np.nan,
+        }
+        return {name: value for name, value in found.items() if not math.isnan(value)}
+
+    def support(self) -> dict[str, int]:
+        """Images of each activity type, so that a mean says what it is a mean of."""
+        counts = self.truth["activity_types"].sum(0).tolist()
+        return dict(zip(LABELS["activity_types"], counts, strict=True))
