@@ -164,16 +164,18 @@ def spacing_of(frame_id: str) -> float:
 
 
 @dataclass(frozen=True)
-class _Known:
+class KnownFrame:
     """A row of `tables/frame_places.csv`: what is known of a frame of Hephaestus.
 
     Args:
+        size: Height and width of its previews [px], found by `size_search`.
         tiles: Tiles of 224 px that its previews usually have, from the published patch split.
         reach: How far its polygons reach in x and y [px].
         ground: Kind of its landscape, by where its volcanoes are.
         humidity: 0 desert to 1 rain forest, likewise.
     """
 
+    size: Size
     tiles: int
     reach: tuple[int, int]
     ground: str
@@ -181,10 +183,12 @@ class _Known:
 
 
 @lru_cache(maxsize=1)
-def _frames() -> dict[str, _Known]:
+def known_frames() -> dict[str, KnownFrame]:
+    """What is known of each frame of Hephaestus, by its id."""
     table = resources.files("heph_vl.data") / "tables" / "frame_places.csv"
     return {
-        row["frame"]: _Known(
+        row["frame"]: KnownFrame(
+            (int(row["height"]), int(row["width"])),
             int(row["tiles"]),
             (int(row["reach_x"] or 0), int(row["reach_y"] or 0)),
             row["ground"],
@@ -195,11 +199,11 @@ def _frames() -> dict[str, _Known]:
 
 
 def size_of(frame_id: str, polygons: Sequence[Sequence[Point]] = ()) -> Size:
-    """Height and width of a frame's images that fits its tile count and its polygons.
+    """Height and width of a frame's images.
 
-    A frame of Hephaestus has floor(H / 224) * floor(W / 224) tiles; of the sizes that give them,
-    the squarest one that holds all its polygons is taken, whatever polygons are given. Another
-    frame gets 3 x 3 tiles, more if its polygons ask for it.
+    A frame of Hephaestus has the size that fits its tiles, its polygons and its captions (see
+    `size_search`), whatever polygons are given. Another frame gets 3 x 3 tiles, more if its
+    polygons ask for it.
 
     Args:
         frame_id: LiCSAR name.
@@ -208,27 +212,17 @@ def size_of(frame_id: str, polygons: Sequence[Sequence[Point]] = ()) -> Size:
     Returns:
         Multiples of 3, so that the fine grid is exactly 10/3 of it.
     """
-    known = _frames().get(frame_id)
-    if known is None:
-        corners = [corner for polygon in polygons for corner in polygon] or [(0.0, 0.0)]
-        x, y = (min(max(axis), LARGEST_PX) for axis in zip(*corners, strict=True))
-        return _side(3, y), _side(3, x)
-    x, y = known.reach
-    shapes = [(n, known.tiles // n) for n in range(1, known.tiles + 1) if known.tiles % n == 0]
-    sizes = [
-        (_side(rows, y), _side(columns, x))
-        for rows, columns in shapes
-        if _side(rows, y) < 224 * (rows + 1) and _side(columns, x) < 224 * (columns + 1)
-    ]
-    return max(sizes, key=_squareness)
+    known = known_frames().get(frame_id)
+    if known is not None:
+        return known.size
+    corners = [corner for polygon in polygons for corner in polygon] or [(0.0, 0.0)]
+    x, y = (min(max(axis), LARGEST_PX) for axis in zip(*corners, strict=True))
+    return _usual_side(y), _usual_side(x)
 
 
-def _side(tiles: int, reach: float) -> int:
-    return 3 * math.ceil(max(224 * tiles + 112, reach + 9) / 3)
-
-
-def _squareness(size: Size) -> float:
-    return min(size) / max(size)
+def _usual_side(reach: float) -> int:
+    """Three tiles and a half, or what holds the polygons; a multiple of 3."""
+    return 3 * math.ceil(max(224 * 3.5, reach + 9) / 3)
 
 
 read_once = lru_cache(maxsize=1)(read_dem)
@@ -250,7 +244,7 @@ def draw_place(site: Site, seed: int, dem: str | None = None) -> Place:
     grid = Grid(fine[0], fine[1], latitude_of(site.frame_id), spacing)
     g = seeded(seed, site.frame_id, "place")
     if dem is None:
-        known = _frames().get(site.frame_id)
+        known = known_frames().get(site.frame_id)
         look_like = (known.ground, known.humidity) if known else (None, None)
         terrain = draw_terrain(grid, g, *look_like, summits=_summits(site.polygons))
     else:

@@ -326,7 +326,7 @@ def test_twin_resumes_and_reports_again(twin):
 
 def test_records_that_cannot_be_simulated(tmp_path):
     outside = records({"segmentation_mask": [[900, 10, 990, 10, 990, 90]]})
-    with pytest.raises(HephError, match=r"annotation 7: segmentation_mask.*336 x 336 px"):
+    with pytest.raises(HephError, match=r"annotation 7: segmentation_mask.*423 x 306 px"):
         simulate_twin(tmp_path / "a", outside)
     far = records({"frameID": "001A_05000_131313", "segmentation_mask": [[9e4, 1, 9e4, 9, 3, 9]]})
     with pytest.raises(HephError, match="annotation 7: segmentation_mask"):

@@ -40,22 +40,23 @@ def test_size_gives_the_tiles_of_the_frame(frame_id):
     from heph_vl.simulate import place
 
     height, width = size_of(frame_id)
-    known = place._frames()[frame_id]
+    known = place.known_frames()[frame_id]
     assert (height // 224) * (width // 224) == known.tiles
     assert height % 3 == width % 3 == 0
     assert width > known.reach[0]
     assert height > known.reach[1]
-    assert max(height, width) < 2_000
+    assert max(height, width) < 2_200
+    assert max(height, width) <= 3 * min(height, width)
     assert known.ground in ("islands", "coast", "range")
 
 
-def test_size_grows_with_polygons_of_unknown_frames():
+def test_size_grows_with_polygons_of_unknownknown_frames():
     assert size_of("001A_05000_131313") == (786, 786)
     wide = size_of("001A_05000_131313", [((900.0, 5.0), (1_000.5, 5.0), (950.0, 30.0))])
     assert wide == (786, 1_011)
     # Those of Hephaestus have their size.
     far = [((900.0, 5.0), (1_000.5, 5.0), (950.0, 30.0))]
-    assert size_of("106A_09090_000404", far) == size_of("106A_09090_000404") == (336, 336)
+    assert size_of("106A_09090_000404", far) == size_of("106A_09090_000404") == (306, 423)
 
 
 def test_stripmap_previews_are_finer():
