@@ -1,4 +1,4 @@
-"""Score a retriever, ours or anyone's, on a split of a dataset, beside its baselines.
+"""Score a retriever, or labels and masks, ours or anyone's, on a split, beside their baselines.
 
     python eval/evaluate.py --data DATASET --split test --model runs/retriever/tiny/model
     python eval/evaluate.py --data DATASET --split test --write-queries queries.json
@@ -12,15 +12,23 @@ embed. Its predictions are a .npz of four arrays, rows in any order:
 
 Scores are cosines, rounded to six decimals; closer ones are ties. Metrics, suites and baselines
 are those of `heph_vl.metrics.benchmark`.
+
+    python eval/evaluate.py --data DATASET --split test --model runs/heads/tiny/model
+    python eval/evaluate.py --data DATASET --split test --predictions predictions.jsonl
+
+Labels and masks are a .jsonl as `heph_vl.metrics.label_predictions` describes it, with masks beside
+it; `--write-predictions DIR` keeps those of our heads. Thresholds come with the predictions.
 """
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -90,7 +98,7 @@ def evaluate(
     suites = score_retrieval(
         embeddings.images, embeddings.texts, readable.captions, readable.groups, settings
     )
-    results: dict[str, Any] = _json_ready(
+    return _finished(
         {
             "task": "retrieval",
             "embeddings": str(source),
@@ -105,20 +113,16 @@ def evaluate(
             },
             "suites": suites,
             "settings": asdict(settings),
-            "created": datetime.now(UTC).isoformat("T", "seconds"),
-            "heph_vl": __version__,
-            "commit": _commit(),
             "scoring_seconds": round(time.perf_counter() - started, 2),
         }
     )
-    return results
 
 
 def tables(results: dict[str, Any]) -> list[Any]:
-    """One rich table for each suite.
+    """One rich table for each suite, or those of labels.
 
     Args:
-        results: Of `evaluate`.
+        results: Of `evaluate`, or of labels and masks.
 
     Returns:
         Tables: metrics down, the model and its baselines across.
@@ -126,6 +130,10 @@ def tables(results: dict[str, Any]) -> list[Any]:
     from rich.box import SIMPLE
     from rich.table import Table
 
+    if results["task"] == "labels":
+        from eval.evaluate_labels import label_tables
+
+        return label_tables(results)
     found = []
     for name, suite in results["suites"].items():
         title = f"{name}: {suite['num_queries']} queries, {suite['num_candidates']} candidates"
@@ -164,12 +172,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from rich.console import Console
-    from rich.progress import Progress
-
     from heph_vl.data.hephaestus import load
 
     rows = load(options.data, options.split)
+    labels = _is_of_labels(options)
+    if options.write_predictions is not None and not (labels and options.model):
+        fix = "use it with --model and saved heads"
+        raise HephError("--write-predictions", "nothing to write", fix)
+    if options.model is not None:
+        out = options.out or options.model.parent / f"results.{options.split}.json"
+    elif options.predictions is not None:
+        out = options.out or options.predictions.with_suffix(".results.json")
+    if labels:
+        _report(_labels(options, rows), out, options)
+        return
     gallery = read_gallery(rows)
     if options.write_queries is not None:
         queries = {
@@ -185,22 +201,86 @@ def _run(options: argparse.Namespace) -> None:
         from heph_vl.models.retriever import Retriever
 
         retriever = Retriever.from_pretrained(options.model)
-        with Progress(console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("Embedding images", total=len(rows))
-            embeddings = embed_with_model(
-                retriever,
-                rows,
-                gallery,
-                options.batch_size,
-                lambda done, total: bar.update(task, completed=done, total=total),
-            )
-        out = options.out or options.model.parent / f"results.{options.split}.json"
+        with _progress("Embedding images", len(rows)) as progress:
+            embeddings = embed_with_model(retriever, rows, gallery, options.batch_size, progress)
     else:
         embeddings = read_predictions(options.predictions, gallery)
-        out = options.out or options.predictions.with_suffix(".results.json")
     settings = Settings(options.seed, options.shuffles, options.draws)
     source = options.model or options.predictions
-    results = evaluate(gallery, embeddings, settings, split=options.split, source=source)
+    _report(
+        evaluate(gallery, embeddings, settings, split=options.split, source=source), out, options
+    )
+
+
+def _is_of_labels(options: argparse.Namespace) -> bool:
+    """Whether the model is one of heads, or the predictions are of labels."""
+    if options.predictions is not None:
+        return bool(options.predictions.suffix == ".jsonl")
+    if options.model is None:
+        return False
+    try:
+        entries = json.loads((options.model / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return False  # the retriever's reader says what is wrong
+    return isinstance(entries, dict) and entries.get("model") == "heads"
+
+
+def _labels(options: argparse.Namespace, rows: Any) -> dict[str, Any]:
+    """Results of heads, or of a .jsonl of labels and masks."""
+    from eval.evaluate_labels import LabelSettings, score_labels
+    from heph_vl.data.hephaestus import load
+    from heph_vl.metrics.label_predictions import read_label_predictions, read_labels
+
+    labels = read_labels(rows)
+    train = None
+    if options.split != "train":
+        # A dataset of held-out images alone has no training split.
+        with contextlib.suppress(HephError):
+            train = read_labels(load(options.data, "train"))
+    settings = LabelSettings(options.seed, options.draws)
+    with tempfile.TemporaryDirectory() as temporary:
+        if options.model is not None:
+            folder = options.write_predictions or Path(temporary)
+            found = _predicted(options.model, rows, labels, folder)
+        else:
+            found = read_label_predictions(options.predictions, labels)
+        with _progress("Comparing masks", len(found.masks or ())) as progress:
+            scored = score_labels(
+                rows, labels, found, settings, split=options.split, train=train, progress=progress
+            )
+    source = options.model or options.predictions
+    return _finished({"predictions": str(source), **scored})
+
+
+def _predicted(model: Path, rows: Any, labels: Any, folder: Path) -> Any:
+    """Predictions of saved heads, on a GPU where there is one."""
+    import torch
+
+    from eval.evaluate_labels import predict_with_heads
+    from heph_vl.models.heads import Heads
+
+    heads = Heads.from_pretrained(model)
+    heads.to("cuda" if torch.cuda.is_available() else "cpu")
+    with _progress("Predicting", len(rows)) as progress:
+        return predict_with_heads(heads, rows, labels, folder, progress)
+
+
+@contextlib.contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[int, int], None]]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    # Elsewhere than in a terminal the bar would leave an empty line beside an error's.
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _report(results: dict[str, Any], out: Path, options: argparse.Namespace) -> None:
+    """Write the results, and print them as JSON or tables."""
+    from rich.console import Console
+
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, json.dumps(results, indent=1, allow_nan=False) + "\n")
@@ -209,12 +289,12 @@ def _run(options: argparse.Namespace) -> None:
         return
     console = Console()
     if not console.is_terminal:
-        console.width = max(console.width, 110)
+        console.width = max(console.width, 130)
     for table in tables(results):
         console.print(table)
-    if embeddings.unreadable:
-        first = embeddings.unreadable[0]
-        console.print(f"{len(embeddings.unreadable)} images left out, the first: {first}")
+    unreadable = results["split"]["unreadable"]
+    if unreadable:
+        console.print(f"{len(unreadable)} images left out, the first: {unreadable[0]}")
     console.print(f"written to {out}")
 
 
@@ -227,9 +307,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, required=True, help="folder of `heph-vl dataset`")
     parser.add_argument("--split", default="test", help="train, val or test (default: test)")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--model", type=Path, help="folder of a saved retriever")
-    what.add_argument("--predictions", type=Path, help="anyone's embeddings, .npz")
+    what.add_argument("--model", type=Path, help="folder of a saved retriever, or of heads")
+    what.add_argument(
+        "--predictions", type=Path, help="anyone's embeddings, .npz, or labels and masks, .jsonl"
+    )
     what.add_argument("--write-queries", type=Path, help="write what must be embedded, and stop")
+    parser.add_argument(
+        "--write-predictions", type=Path, metavar="DIR", help="keep labels and masks of the heads"
+    )
     parser.add_argument("--out", type=Path, help="default: beside model or predictions")
     parser.add_argument("--json", action="store_true", dest="as_json", help="print results as JSON")
     parser.add_argument("--batch-size", type=_positive, default=8, help="images at once")
@@ -267,6 +352,18 @@ def _interval(interval: list[float] | None, digits: int, *, signed: bool = False
     if interval is None:
         return "-"
     return " to ".join(_number(edge, digits, signed=signed) for edge in interval)
+
+
+def _finished(results: dict[str, Any]) -> dict[str, Any]:
+    finished: dict[str, Any] = _json_ready(
+        {
+            **results,
+            "created": datetime.now(UTC).isoformat("T", "seconds"),
+            "heph_vl": __version__,
+            "commit": _commit(),
+        }
+    )
+    return finished
 
 
 def _commit() -> str:

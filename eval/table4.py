@@ -178,8 +178,8 @@ def _notes(runs: Sequence[Result], tests: Mapping[str, Mapping[str, Any]]) -> li
         few = test["groups"] < MIN_GROUPS
         notes.append(
             f"Test {letter}: {test['patches']} {test['source']} patches, {test['deforming']} with "
-            f"deformation, {test['groups']} volcano groups"
-            + (": too few for intervals." if few else "; in brackets 95 % over groups.")
+            f"deformation, groups of volcanoes: {test['groups']}"
+            + (", too few for intervals." if few else "; in brackets 95 % over groups.")
         )
     if len(tests) > 1:
         notes.append("Runs with different letters were tested on different patches.")

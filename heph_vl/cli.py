@@ -219,8 +219,8 @@ def dataset(
         typer.Option(help="Whole images, cuts of 224 px, or images without a record."),
     ] = "interferograms",
     scheme: Annotated[
-        Literal["grouped", "paper", "official", "temporal"],
-        typer.Option(help="Split; grouped shares no volcano."),
+        Literal["grouped", "paper", "official", "temporal", "glacier", "corruption"],
+        typer.Option(help="Split; grouped shares no volcano, the last two serve one flag."),
     ] = "grouped",
     fold: Annotated[
         int | None, typer.Option(min=0, max=4, help="Fold of the grouped split.")
@@ -335,6 +335,74 @@ def search(
         _print_json([hit.to_json() for hit in found.hits])
     else:
         _print_hits(found.hits)
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "heph-vl detect 20180101_20180113.geo.diff.png --model weights/heads --out found\n\n"
+    "heph-vl detect folder_of_images --model runs/heads/tiny/model --json > found.json"
+)
+def detect(
+    images: Annotated[
+        list[Path], typer.Argument(help="LiCSAR PNGs, GeoTIFFs or .npy in radians, or folders.")
+    ],
+    model: Annotated[Path, typer.Option(help="Folder of the heads.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for masks and pictures with outlines.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what deforms, how strong and where, and whether the product is any good.
+
+    An image that cannot be read is listed; the others are answered, and the exit code is 1.
+    """
+    from heph_vl import detect as detecting
+
+    paths = detecting.find_images(images)
+    entries: list[dict[str, Any]] = []
+    failed = 0
+    with _progress("Detecting") as progress:
+        answers = detecting.detect(paths, model, out)
+        for done, (path, answer) in enumerate(zip(paths, answers, strict=True), 1):
+            if isinstance(answer, HephError):
+                failed += 1
+                answer = {"image": str(path), "error": str(answer)}
+            entries.append(answer)
+            progress(done, len(paths))
+    if as_json:
+        _print_json(entries)
+    else:
+        _print_detections(entries)
+    for entry in entries:
+        if "error" in entry and not as_json:
+            _say(f"error: {entry['error']}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _print_detections(entries: Sequence[Mapping[str, Any]]) -> None:
+    from rich.table import Table
+
+    table = Table("image", "deformation", "type", "intensity", "patches", "atmosphere", "quality")
+    for entry in entries:
+        if "error" in entry:
+            table.add_row(Path(entry["image"]).name, "not read", "-", "-", "-", "-", "-")
+            continue
+        there = entry["deformation"]["present"]
+        best = {
+            name: max(entry[name], key=entry[name].get)
+            for name in ("activity_types", "intensity", "atmosphere")
+        }
+        table.add_row(
+            Path(entry["image"]).name,
+            f"{entry['deformation']['probability']:.3f} {'yes' if there else 'no'}",
+            best["activity_types"] if there else "-",
+            best["intensity"] if there else "-",
+            str(len(entry["polygons"])),
+            best["atmosphere"],
+            ", ".join(name for name, p in entry["quality"].items() if p >= 0.5) or "-",
+        )
+    _console().print(table)
 
 
 @contextmanager

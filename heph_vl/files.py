@@ -33,9 +33,14 @@ def _sync(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file all or nothing."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file all or nothing."""
     temporary = path.with_name(TEMPORARY + path.name)
     try:
-        temporary.write_text(text)
+        temporary.write_bytes(content)
         _sync(temporary)
         temporary.replace(path)
     except BaseException:

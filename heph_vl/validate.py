@@ -82,7 +82,8 @@ class Looked:
     def iou(self) -> NDArray[np.float64]:
         """(BINS,) IoU of deforming pixels of all images, for the thresholds k / BINS."""
         above = self.pixels[:, ::-1].cumsum(1)[:, ::-1]
-        return above[1] / np.maximum(above[0] + self.pixels[1].sum(), 1)
+        iou: NDArray[np.float64] = above[1] / np.maximum(above[0] + self.pixels[1].sum(), 1)
+        return iou
 
     def metrics(self) -> dict[str, float]:
         """Threshold-free scores, each left out where the images lack one side of it."""

@@ -12,7 +12,7 @@ from heph_vl.models.text import train_tokenizer
 from tests import tiny_retriever
 from tests.data.fake_archive import write_fake_archive
 
-COMMANDS = ("inspect", "simulate", "dataset", "index", "search")
+COMMANDS = ("inspect", "simulate", "dataset", "index", "search", "detect")
 
 
 def call(capsys, *words):

@@ -4,10 +4,10 @@
     python training/train_table4.py --config configs/table4/resnet18_imagenet.yaml \
         --data.path PATCHES
 
-ResNet-18 from ImageNet or from our MoCo v2 (`heph_vl/models/patch_classifier.py`), and SwinPL, in
-up to three runs of which each starts from the one before (`heph_vl/models/prototypes.py`):
-simulated patches; labelled patches; or, instead of labels, the model's own pseudo-labels. Reads
-top to bottom: data, model, training, measure. `eval/table4.py` makes the table.
+ResNet-18 from ImageNet or from our MoCo v2 (`heph_vl/models/patch_classifier.py`), and SwinPL in
+two runs (`heph_vl/models/prototypes.py`): on simulated patches; then, from there, on labelled ones,
+or with the model's own pseudo-labels in the place of labels. Reads top to bottom: data, model,
+training, measure. `eval/table4.py` makes the table.
 """
 
 import heph_vl  # noqa: F401 - first: it tells libgomp not to spin, before torch is loaded
@@ -19,7 +19,6 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +31,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from heph_vl.data import parquet
-from heph_vl.data.phase import colour
+from heph_vl.data.phase import colour, open_png
 from heph_vl.data.preview import posterise
 from heph_vl.data.samples import PHASE_LEVELS, Sample, pixels, whole_image
 from heph_vl.data.sampling import StepSampler
@@ -273,6 +272,11 @@ class Patches:
         if "patch" not in rows.column_names:
             fix = "write it with: heph-vl dataset ARCHIVE OUT --config patches"
             raise HephError(config.path, "holds whole interferograms, not patches", fix)
+        windows = np.array(rows["window"])
+        largest = int((windows[:, 2:] - windows[:, :2]).max())
+        if largest > config.patch_size:
+            what = f"has patches of {largest} px, and data.patch_size is {config.patch_size}"
+            raise HephError(config.path, what, "set data.patch_size to the dataset's")
         self._images = encoded(rows.select_columns(["unique_id", "patch", "image", "coherence"]))
         self._names = rows.select_columns(["unique_id", "patch", "volcano_group"]).to_list()
         self.groups = [row["volcano_group"] for row in self._names]
@@ -288,7 +292,7 @@ class Patches:
         row, size = self._images[index], self._config.patch_size
         where = f"patch {row['patch']}"
         if self._config.input == "rgb":
-            values = rgb_values(read_picture(row["image"]["bytes"]), size, where)
+            values = rgb_values(read_picture(row["image"]["bytes"], where), size, where)
         else:
             values = padded(whole_image(row)[0], size, 0.0, where)
         return {"pixel_values": values, "deformation": bool(self.labels[index])}
@@ -342,9 +346,9 @@ class Simulated:
         return {"pixel_values": values, "deformation": bool(sample.events)}
 
 
-def read_picture(data: bytes) -> NDArray[np.uint8]:
+def read_picture(data: bytes, where: str) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 colours of a stored patch; no-data white, as in the published patches."""
-    picture = Image.open(BytesIO(data)).convert("RGBA")
+    picture = open_png(data, where).convert("RGBA")
     white = Image.new("RGBA", picture.size, "white")
     return np.asarray(Image.alpha_composite(white, picture).convert("RGB"))
 

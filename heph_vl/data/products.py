@@ -45,7 +45,7 @@ def read_radians(path: Path) -> Radians:
 
     Raises:
         HephError: If it cannot be read, is larger than 64 megapixels, is not one 2-D band of
-            floats, has no valid pixel, or holds values beyond 2 pi.
+            floats, has no valid phase, or holds values beyond 2 pi.
     """
     where = str(path)
     if path.suffix.lower() == ".npy":
@@ -115,7 +115,7 @@ def _checked(
     else:
         raise HephError(where, f"values of type {array.dtype}", _FIX)
     if not valid.any():
-        raise HephError(where, "no valid pixel", "give a file with data")
+        raise HephError(where, "no valid phase", "give a file with data")
     largest = float(np.abs(array[valid]).max())
     if largest > 2 * np.pi + 1e-3:
         raise HephError(

@@ -89,7 +89,8 @@ class View:
 
     def channels(self) -> Channels:
         """Model input: (3, h, w) float32 and (h, w) bool."""
-        return np.stack([self.z.real, self.z.imag, self.coherence]), self.valid
+        channels = np.stack([self.z.real, self.z.imag, self.coherence])
+        return channels, np.ascontiguousarray(self.valid)  # torch takes no mirrored array
 
 
 def cut(interferogram: Interferogram, window: Window, *, estimated: bool) -> View:

@@ -9,7 +9,7 @@ A class without images in a split has no score (None with a reason): not 0, and 
 answer, such as the majority class, is a tie of all images and goes the same way as any other.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,13 +82,14 @@ def score_classes(
         ``images``, ``num_groups``, ``classes`` (for each one ``support``, ``negatives``,
         ``predicted``, ``reason`` and ``metrics``: ``model`` as of `Clusters.estimate`,
         ``majority`` and ``minus_majority``, or None), ``macro`` (``classes``, ``left_out`` with
-        reasons, ``metrics``) for more than one class, ``accuracy`` for exclusive classes.
+        reasons, ``metrics``, each over the classes that have it) for more than one class,
+        ``accuracy`` for exclusive classes.
     """
     weights, group_names = group_weights(np.eye(len(groups), dtype=np.bool_), groups)
     units = clusters(weights, group_names, seed=seed, num_draws=num_draws)
     majority = answers.majority()
     found: dict[str, Any] = {"images": len(groups), "num_groups": len(units.names), "classes": {}}
-    averaged: list[tuple[dict[str, Statistic], dict[str, Statistic]]] = []
+    averaged: dict[str, _Both] = {}
     out = dict(left_out or {})
     for c, name in enumerate(names):
         support = int(answers.truth[:, c].sum())
@@ -112,25 +113,29 @@ def score_classes(
         if not support:
             out[name] = ABSENT
         elif name not in out:
-            averaged.append((model, baseline))
+            averaged[name] = (model, baseline)
     if len(names) > 1:
         found["macro"] = {
             "classes": [name for name in names if name not in out],
             "left_out": {name: out[name] for name in names if name in out},
             "metrics": {
-                metric: _compared(
-                    _mean([model[metric] for model, _ in averaged]),
-                    _mean([baseline[metric] for _, baseline in averaged]),
+                metric: _mean_compared(
+                    metric,
+                    [
+                        both
+                        for c, both in averaged.items()
+                        if found["classes"][c]["metrics"][metric]
+                    ],
                     units,
                 )
-                if averaged
-                else None
                 for metric in MACRO
             },
         }
     if answers.exclusive:
-        right = [(a.decided & a.truth).any(axis=1) for a in (answers, majority)]
-        model_right, majority_right = (units.mean(r.astype(np.float64)) for r in right)
+        model_right, majority_right = (
+            units.mean(np.asarray((a.decided & a.truth).any(axis=1), dtype=np.float64))
+            for a in (answers, majority)
+        )
         found["accuracy"] = _compared(model_right, majority_right, units)
     return found
 
@@ -300,7 +305,8 @@ def _equal_mass_bins(probability: Floats, weights: Floats) -> npt.NDArray[np.int
     _, value = np.unique(probability, return_inverse=True)
     mass = np.bincount(value, weights)
     middle = (np.cumsum(mass) - mass / 2) / mass.sum()
-    return np.minimum((middle * NUM_BINS).astype(np.int64), NUM_BINS - 1)[value]
+    bins: npt.NDArray[np.int64] = np.minimum((middle * NUM_BINS).astype(np.int64), NUM_BINS - 1)
+    return bins[value]
 
 
 def shift_prior(probability: Floats, prevalence: float) -> Floats:
@@ -331,7 +337,17 @@ def _compared(model: Statistic, majority: Statistic, units: Clusters) -> dict[st
     }
 
 
-def _mean(statistics: Sequence[Callable[[Floats], Floats]]) -> Statistic:
+_Both = tuple[dict[str, Statistic], dict[str, Statistic]]  # of the model, of the majority
+
+
+def _mean_compared(metric: str, classes: Sequence[_Both], units: Clusters) -> dict[str, Any] | None:
+    if not classes:
+        return None
+    model, majority = (mean_of_classes([both[i][metric] for both in classes]) for i in (0, 1))
+    return _compared(model, majority, units)
+
+
+def mean_of_classes(statistics: Sequence[Statistic]) -> Statistic:
     """Mean over the classes that a draw has."""
 
     def statistic(draws: Floats) -> Floats:

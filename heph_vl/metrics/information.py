@@ -9,9 +9,9 @@
 
 Of the 19,919 real records, those up to 12 days apart are of low coherence or without information in
 6 %, 13 to 24 days apart in 12 %, to 48 in 29 %, to 96 in 45 %, to 192 in 68 %: within 5 points of
-1 - exp(-days / 120) at the middle of each range. The weights w_f: a corrupted image or one without information tells nothing
-(1); an error or low coherence in parts spoils half (0.5); ramps and melt hide large patterns (0.3,
-0.2); a drawn legend hides a corner (0.1). The weights are a choice, not a fit.
+1 - exp(-days / 120) at the middle of each range. The weights w_f are a choice, not a fit: a
+corrupted image or one without information tells nothing (1); an error or low coherence in parts
+spoils half (0.5); ramps and melt hide large patterns (0.3, 0.2); a drawn legend a corner (0.1).
 
 The score falls with each probability and with the temporal baseline, and rises with coherence and
 confidence, strictly unless another factor is 0.

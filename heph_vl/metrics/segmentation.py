@@ -17,7 +17,7 @@ import numpy.typing as npt
 from heph_vl.data.annotations import ACTIVITY_TYPES
 from heph_vl.errors import HephError
 from heph_vl.metrics.bootstrap import Clusters, Floats, Statistic, clusters, group_weights
-from heph_vl.metrics.classification import ABSENT
+from heph_vl.metrics.classification import ABSENT, mean_of_classes
 
 CLASSES = ("deformation", *ACTIVITY_TYPES)  # column 0 is binary: any class
 METRICS = ("iou", "f1", "iou_image", "f1_image")
@@ -144,7 +144,7 @@ def score_masks(
     found["macro"] = {
         "classes": [CLASSES[c] for c in columns],
         "left_out": {name: out[name] for name in CLASSES if name in out},
-        "metrics": _compared(*(_macro(one, columns, units) for one in (counts, empty)), units)
+        "metrics": _compared(_macro(counts, columns, units), _macro(empty, columns, units), units)
         if columns
         else dict.fromkeys(METRICS),
     }
@@ -172,17 +172,7 @@ def _statistics(counts: MaskCounts, column: int, units: Clusters) -> dict[str, S
 
 def _macro(counts: MaskCounts, columns: Sequence[int], units: Clusters) -> dict[str, Statistic]:
     by_class = [_statistics(counts, c, units) for c in columns]
-
-    def mean_of(metric: str) -> Statistic:
-        def statistic(draws: Floats) -> Floats:
-            values = np.stack([one[metric](draws) for one in by_class])
-            there = (~np.isnan(values)).sum(axis=0)
-            mean: Floats = np.nansum(values, axis=0) / np.where(there > 0, there, np.nan)
-            return mean
-
-        return statistic
-
-    return {metric: mean_of(metric) for metric in METRICS}
+    return {metric: mean_of_classes([one[metric] for one in by_class]) for metric in METRICS}
 
 
 def _false_alarms(counts: MaskCounts, units: Clusters) -> dict[str, Statistic]:

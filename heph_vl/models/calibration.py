@@ -114,4 +114,5 @@ def _fit(loss: _Loss, count: int, number: int) -> tuple[float, Tensor]:
 
     with torch.enable_grad():
         optimizer.step(closure)  # type: ignore[no-untyped-call]
-    return math.exp(float(parameters[0])), parameters[1:].detach()
+    found = parameters.detach()
+    return math.exp(float(found[0])), found[1:]

@@ -80,7 +80,9 @@ class Heads(nn.Module):
         super().__init__()
         self.config = config
         self.calibration = Calibration.identity()
-        self.encoder = Encoder(config.encoder).requires_grad_(not config.freeze_encoder)
+        self.encoder = Encoder(config.encoder)
+        if config.freeze_encoder:  # else as it is: parts that a backbone does not use stay frozen
+            self.encoder.requires_grad_(False)
         dim = config.encoder.dim
         outputs = {name: len(names) for name, names in LABELS.items()}
         if config.text_weight:

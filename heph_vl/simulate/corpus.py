@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
@@ -22,8 +22,9 @@ import torch
 
 from heph_vl.data.annotations import Annotation
 from heph_vl.errors import HephError
-from heph_vl.simulate.dem import read_dem
+from heph_vl.simulate.dem import read_dem, room_for
 from heph_vl.simulate.fidelity import fidelity
+from heph_vl.simulate.place import Site, grid_of
 from heph_vl.simulate.plan import (
     Chunk,
     Settings,
@@ -115,12 +116,13 @@ def simulate(
         frames,
         dates,
         size,
-        dem=_dem_digest(dem),
         truth=truth,
         chain=chain,
         rendering=_rendering(rendering, chain),
     )
     _check(settings)
+    sites = [Site(name, (size, size)) for name in frame_order()[:frames]]
+    settings = replace(settings, dem=_dem_digest(dem, sites))
     chunks = free_chunks(n, frame_order()[:frames])
     return _simulate(Path(out), settings, chunks, dem, workers, shard, progress)
 
@@ -169,17 +171,18 @@ def simulate_twin(
     if not records:
         raise HephError("simulate: annotations", "no record", "give at least one")
     chosen = choose_records(records, len(records) if n is None else n, stratified, seed)
+    sites = sites_of(records)
     settings = Settings(
         len(chosen),
         seed,
         annotations=digest_of(records),
         stratified=stratified,
-        dem=_dem_digest(dem),
+        dem=_dem_digest(dem, sites.values()),
         truth=truth,
         chain=chain,
         rendering=_rendering(rendering, chain),
     )
-    chunks = twin_chunks(chosen, sites_of(records))
+    chunks = twin_chunks(chosen, sites)
     report = _simulate(Path(out), settings, chunks, dem, workers, shard, progress)
     return replace(report, fidelity=fidelity(Path(out), chosen))
 
@@ -189,11 +192,14 @@ def _rendering(rendering: Rendering | None, chain: bool) -> Rendering:
     return asked if chain else replace(asked, posterise=False)
 
 
-def _dem_digest(dem: Path | None) -> str:
-    """A hash of the elevation, which is read once here so that a bad file is told at once."""
+def _dem_digest(dem: Path | None, sites: Iterable[Site]) -> str:
+    """A hash of the elevation; a bad or small one is told before anything is written."""
     if dem is None:
         return ""
-    return hashlib.sha256(read_dem(dem).elevation.tobytes()).hexdigest()[:16]
+    model = read_dem(dem)
+    for site in sites:
+        room_for(model, grid_of(site))
+    return hashlib.sha256(model.elevation.tobytes()).hexdigest()[:16]
 
 
 def _simulate(

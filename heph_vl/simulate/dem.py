@@ -258,7 +258,7 @@ def _fill_voids(
     return elevation, share
 
 
-def _room(dem: Dem, grid: Grid) -> tuple[float, float]:
+def room_for(dem: Dem, grid: Grid) -> tuple[float, float]:
     """How far [deg] the window can move to the south and to the east."""
     covers = [(side - 1) * dem.spacing_deg for side in dem.elevation.shape]
     needs = [(side - 1) * grid.spacing_deg for side in (grid.height, grid.width)]
@@ -275,7 +275,7 @@ def _room(dem: Dem, grid: Grid) -> tuple[float, float]:
 
 def _draw_origin(dem: Dem, grid: Grid, generator: torch.Generator) -> tuple[float, float]:
     """North-west pixel of a window that has data everywhere and enough land."""
-    room = _room(dem, grid)
+    room = room_for(dem, grid)
     step = max(1, min(dem.elevation.shape) // 300)
     ground = dem.elevation[::step, ::step]
     spacing = dem.spacing_deg * step
@@ -304,7 +304,7 @@ def _box_means(mask: NDArray[np.bool_], size: list[int]) -> NDArray[np.float64]:
 
 def _window(dem: Dem, grid: Grid, origin: tuple[float, float]) -> NDArray[np.float32]:
     """Elevation at the pixels of the grid, bilinear: (H, W)."""
-    room = _room(dem, grid)
+    room = room_for(dem, grid)
     offsets = dem.latitude - origin[0], origin[1] - dem.longitude
     for offset, most, toward in zip(offsets, room, ("south", "east"), strict=True):
         if not -1e-9 <= offset <= most + 1e-9:

@@ -35,6 +35,9 @@ STEEPEST = 0.45  # fringes a native pixel: denser ones would average to nothing
 CLEAR = 0.8  # fringes from which a change between two dates counts as seen
 UNSEEN = 0.3  # fringes below which it counts as none; pairs in between are not chosen
 STRONGEST = 8.5
+# Fringes of a first episode, how wide its pattern is [native px] as strong ones are wider, and the
+# share of sources: more of the strong, for a pair often shows a part only.
+BANDS = ((CLEAR, 1.6, 22.0, 0.2), (1.8, 3.8, 28.0, 0.3), (4.1, STRONGEST, 50.0, 0.5))
 ICY = 0.15  # share of the frames with snow whose glaciers flow
 GROWTHS = ("step", "linear", "decaying", "s-curve")
 
@@ -252,21 +255,24 @@ def _draw_sources(
     )
     active = []
     for kind, (east, north) in zip(wanted, _spots(place, g), strict=False):
+        shares = torch.tensor([share for *_, share in BANDS])
+        low, high, width, _ = BANDS[int(torch.multinomial(shares, 1, generator=g))]
         drawn = Source(kind, 0.0, 0.0, KINDS[kind].prior(g))
-        source = replace(_of_usual_size(drawn, place, g), east=east, north=north)
+        source = replace(_of_usual_size(drawn, width, place, g), east=east, north=north)
         unit = unit_los(source, place.grid, place.look)
         seen = unit[place.land]
         unit = unit * (FRINGE_M / float(seen.max() - seen.min()))
         limit = min(STRONGEST, STEEPEST / steepest_gradient(unit))
         if limit > CLEAR:
-            history = _draw_history(kind, days[-1], limit, g)
+            fringes = uniform(min(low, limit), min(high, limit), g)
+            history = _draw_history(kind, days[-1], fringes, g)
             levels = tuple(sum(episode.level(day) for episode in history) for day in days)
             active.append(ActiveSource(source, unit, levels))
     return tuple(active)
 
 
-def _of_usual_size(source: Source, place: Place, g: torch.Generator) -> Source:
-    """The source scaled so that its pattern is as wide as real ones.
+def _of_usual_size(source: Source, width: float, place: Place, g: torch.Generator) -> Source:
+    """The source scaled so that its pattern is about as wide as asked [native px].
 
     All lengths scaled by s make the pattern s times as wide. Of the real polygons the larger side
     is 15 / 23 / 24 / 45 / 92 native pixels at 5 / 25 / 50 / 75 / 95 %.
@@ -275,8 +281,8 @@ def _of_usual_size(source: Source, place: Place, g: torch.Generator) -> Source:
     los = unit_los(source, around, place.look).abs()
     seen = los > OUTLINE_SHARE * los.max()
     sides = [int(seen.any(dim).sum()) * 3 / FINE_PER_NATIVE for dim in (0, 1)]
-    spread = 0.55 * float(torch.randn((), generator=g))
-    return scaled(source, min(max(28.0 * math.exp(spread), 12.0), 110.0) / max(sides))
+    spread = 0.4 * float(torch.randn((), generator=g))
+    return scaled(source, min(max(width * math.exp(spread), 12.0), 110.0) / max(sides))
 
 
 def steepest_gradient(los: Tensor) -> float:
@@ -286,13 +292,9 @@ def steepest_gradient(los: Tensor) -> float:
 
 
 def _draw_history(
-    kind: str, last_day: float, limit: float, g: torch.Generator
+    kind: str, last_day: float, first: float, g: torch.Generator
 ) -> tuple[Episode, ...]:
-    """One or two episodes; any two dates are at most `limit` fringes apart."""
-    bands = [(CLEAR, 1.6), (1.8, 3.8), (4.1, STRONGEST)]
-    bands = [(low, min(high, limit)) for low, high in bands if low < limit]
-    chance = torch.tensor([0.25, 0.3, 0.45][: len(bands)])
-    first = uniform(*bands[int(torch.multinomial(chance, 1, generator=g))], g)
+    """One or two episodes; any two dates are at most `first` fringes apart."""
     sign = 1.0 if uniform(0.0, 1.0, g) < 0.6 else -1.0
     sudden = kind == "earthquake" or (kind == "dyke" and uniform(0.0, 1.0, g) < 0.7)
     if sudden:

@@ -225,6 +225,13 @@ def _usual_side(reach: float) -> int:
     return 3 * math.ceil(max(224 * 3.5, reach + 9) / 3)
 
 
+def grid_of(site: Site) -> Grid:
+    """The fine grid of a site's images."""
+    height, width = (round(side * FINE_PER_NATIVE) for side in site.native)
+    spacing = spacing_of(site.frame_id) / FINE_PER_NATIVE
+    return Grid(height, width, latitude_of(site.frame_id), spacing)
+
+
 read_once = lru_cache(maxsize=1)(read_dem)
 
 
@@ -239,9 +246,7 @@ def draw_place(site: Site, seed: int, dem: str | None = None) -> Place:
     Returns:
         The same place for the same arguments, on any worker.
     """
-    fine = tuple(round(side * FINE_PER_NATIVE) for side in site.native)
-    spacing = spacing_of(site.frame_id) / FINE_PER_NATIVE
-    grid = Grid(fine[0], fine[1], latitude_of(site.frame_id), spacing)
+    grid = grid_of(site)
     g = seeded(seed, site.frame_id, "place")
     if dem is None:
         known = known_frames().get(site.frame_id)

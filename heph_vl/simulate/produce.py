@@ -22,7 +22,7 @@ from heph_vl.simulate.scene import Scene, annotate, bare, observe
 from heph_vl.simulate.store import Product
 from heph_vl.simulate.twin import Twin, cached_place, coarse_phase, compare, make_twin
 
-DEFORMING = 0.53  # share of pairs with motion in free mode; some of it is too noisy to be seen
+DEFORMING = 0.6  # share of pairs with motion in free mode; some of it is too noisy to be seen
 
 
 def produce(chunk: Chunk, settings: Settings, dem: str | None) -> Iterator[Product]:

@@ -42,7 +42,7 @@ class StreamConfig:
     split: str = "train"  # of the `grouped` split: only its frames' kinds of ground are used
     pairs_per_place: int = 14  # patches drawn of one place, one after another
     dates: int = 8  # acquisitions of each place
-    deforming: float = 0.53  # share of pairs in which something moves
+    deforming: float = 0.6  # share of pairs in which something moves
     palette: str = "new"
     transform: TransformConfig = field(default_factory=TransformConfig)  # texts and coherence only
 

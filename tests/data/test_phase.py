@@ -376,7 +376,7 @@ def test_bad_radians_are_named(tmp_path: Path) -> None:
         (degrees, "values up to 170: degrees or unwrapped"),
         (counts, "values of type uint16"),
         (bands, r"shape \(4, 4, 3\), not one band"),
-        (empty, "no valid pixel"),
+        (empty, "no valid phase"),
         (cut, "not a readable TIFF"),
         (pickled, "not a readable .npy"),
         (tmp_path / "missing.npy", "not a readable .npy"),

@@ -345,3 +345,14 @@ def test_too_many_records_asked(tmp_path):
     with pytest.raises(HephError, match="no record"):
         simulate_twin(tmp_path / "a", [])
     assert not (tmp_path / "a").exists()
+
+
+def test_small_elevation_is_refused_before_anything_is_written(tmp_path):
+    tile = tmp_path / "N31E130.hgt"
+    tile.write_bytes(np.full((1201, 1201), 300, ">i2").tobytes())
+    with pytest.raises(HephError, match="covers 1 x 1 degrees"):
+        simulate(tmp_path / "a", 3, **(SMALL | {"size": 450}), dem=tile, workers=1)
+    assert not (tmp_path / "a").exists()
+    simulate(tmp_path / "b", 2, **SMALL, dem=tile, workers=1)
+    settings = json.loads((tmp_path / "b" / "simulation.json").read_text())
+    assert len(settings["dem"]) == 16

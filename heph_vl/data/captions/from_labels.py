@@ -1,18 +1,23 @@
 """Labels and a mask to caption facts: what a classifier and a segmenter can say in words.
 
 Image-level labels do not tell where noise or turbulence is. Where the annotators nearly always say
-the same of a label, that is said; otherwise the place stays open. Counted on the captions of the
-training part of the grouped split:
+the same of a label, that is said; otherwise the place stays open. How often they do, counted on the
+captions of the training part of the grouped split:
 
-    corrupted                     nothing but that                                    99 %
-    no information                that and noise, no atmosphere                       95 %
-    turbulence, no deformation    everywhere                                          91 %
-    stratification, no deform.    high altitude, with turbulence everywhere     93 and 86 %
-    either, with deformation      no place: it is named in 21 to 30 % only; but
-                                  stratification alone is at high altitude            51 %
-    low coherence                 noise, no place (98 and 100 %)
-    processing error              swath merging, the commoner of two kinds            74 %
-    deformation, no atmosphere    low atmospheric impact                              95 %
+    corrupted                           nothing but that                             99 %
+    no information                      that and noise, nothing else                 74 %
+    turbulence, no deformation          everywhere                                  100 %
+    stratification, no deformation      at high altitude                            100 %
+    both, no deformation                both everywhere                             100 %
+    stratification alone, deformation   at high altitude                             51 %
+    turbulence or both, deformation     no place (the commonest has 26 to 31 %)
+    no atmosphere, deformation          low atmospheric impact                       90 %
+    low coherence                       noise, no place (9 % say the center)        100 %
+    processing error                    swath merging, the commoner of two kinds     74 %
+
+True labels and masks so give fact F1 0.967 on the test part (0.943 on the training part), patterns
+alone 0.93 (0.89); without any place of an area effect 0.794, with `everywhere` for all of them
+0.934. Optimistic in the cells: annotations hold no image sizes, so these were fitted to captions.
 
 A pattern is a connected component of the mask: its type is the commonest class, its place the cell
 of the 3 x 3 grid at the middle of its box. The intensity is the likeliest one for each pattern;
@@ -91,20 +96,19 @@ def facts_from_labels(
 
 def _atmosphere(probabilities: Mapping[str, float], deforming: bool) -> set[Atom]:
     name = _likeliest(probabilities)
-    vertical, turbulent = ("vertical_stratification",), ("turbulent_mixing",)
+    vertical: Atom = ("vertical_stratification",)
+    turbulent: Atom = ("turbulent_mixing",)
     if name == "vertical_stratification":
         return {(*vertical, "high-altitude")}
     if name == "turbulent_mixing":
         return {turbulent} if deforming else {(*turbulent, _EVERYWHERE)}
     if name == "both":
-        bases = {vertical, turbulent}
-        return bases if deforming else {(*base, _EVERYWHERE) for base in bases}
+        both = {vertical, turbulent}
+        return both if deforming else {(*effect, _EVERYWHERE) for effect in both}
     return {("low_atmospheric_impact",)} if name == "none" and deforming else set()
 
 
-def _placed(
-    mask: npt.NDArray[np.uint8], min_pixels: int
-) -> list[tuple[str, str | None]]:
+def _placed(mask: npt.NDArray[np.uint8], min_pixels: int) -> list[tuple[str, str | None]]:
     """Type and cell of each component, the largest first."""
     from scipy import ndimage
 
