@@ -59,7 +59,9 @@ def in_sight(index: Tensor, visible: Tensor) -> list[int]:
         return []
     low = int(some.min())
     counts = torch.bincount(some - low).tolist()
-    return [low + n for n, count in enumerate(counts) if count >= LEAST_SHARE * len(some)]
+    # Of many bursts each is a small share: 30 % of an even one counts.
+    least = min(LEAST_SHARE, 0.3 / len(counts)) * len(some)
+    return [low + n for n, count in enumerate(counts) if count >= least]
 
 
 def seams_in_sight(sub_swath: Tensor, burst: Tensor, visible: Tensor) -> list[int]:

@@ -90,6 +90,18 @@ def test_in_sight_counts_what_is_visible():
     assert artefacts.in_sight(index, ~everywhere) == []
 
 
+def test_each_of_many_bursts_is_in_sight(fields):
+    rows = torch.arange(SIZE)[:, None].expand(SIZE, SIZE)
+    burst = (rows // 10).to(torch.int16)  # 30 bursts of 3 %
+    sub_swath = (torch.arange(SIZE)[None, :].expand(SIZE, SIZE) // 100).to(torch.int8)
+    assert len(artefacts.in_sight(burst, fields.valid)) >= 25
+    for seed in range(8):
+        after = artefacts.swath_merging_error(
+            fields, sub_swath, burst, fields.valid, generator(seed)
+        )
+        assert not torch.equal(after.phase, fields.phase)
+
+
 def test_position_along_track_resets_at_each_seam(swath):
     sub_swath, burst = swath
     heading = math.radians(HEADING_DEG)
