@@ -5,7 +5,7 @@
 An equal mix of no deformation, Mogi, sill and dyke through the full chain: 750 x 750 pixels at
 0.001 degree each with terrain, turbulent and stratified atmosphere, exact noise, filter, colours,
 resize to 225 x 225 and posterisation, and the labels measured from it; PNG writing is left out. A
-place serves 14 patches of 8 dates. One thread a worker. Stages are CPU time of one core; beside
+place serves 28 patches, all pairs of 8 dates. One thread a worker. Stages are CPU time of one core; beside
 each stands its floor: the least that its arithmetic and memory traffic take, in the same run.
 On a GPU a batch of patches of one place is made at once.
 """
@@ -31,7 +31,7 @@ from heph_vl.simulate.scene import find, observe
 from heph_vl.simulate.sources import KINDS, Source
 
 MIX = ((), ("mogi",), ("sill",), ("dyke",))  # () is a frame whose source is not used
-DATES, PAIRS, SIZE = 8, 14, 225
+DATES, PAIRS, SIZE = 8, 28, 225
 OPTIONS = Rendering(posterise=True, flatten=True)
 
 
@@ -115,7 +115,7 @@ def stages() -> dict[str, tuple[float, float | None]]:
     site = Site(place.site.frame_id, place.site.native)
     return {
         f"place / {PAIRS}": (cpu_ms(lambda: draw_place(site, next(seeds)), 3) / PAIRS, None),
-        "sources / 14": (sum(kinds.values()) / 4 * 2 / PAIRS, None),
+        f"sources / {PAIRS}": (sum(kinds.values()) / 4 * 2 / PAIRS, None),
         f"dates x {DATES} / {PAIRS}": (
             cpu_ms(draw_date) * DATES / PAIRS,
             cpu_ms(white) * DATES / PAIRS,

@@ -40,7 +40,7 @@ class StreamConfig:
 
     seed: int = 0
     split: str = "train"  # of the `grouped` split: only its frames' kinds of ground are used
-    pairs_per_place: int = 14  # patches drawn of one place, one after another
+    pairs_per_place: int = 28  # patches of one place, one after another: all pairs of 8 dates
     dates: int = 8  # acquisitions of each place
     deforming: float = 0.6  # share of pairs in which something moves
     palette: str = "new"
