@@ -1,12 +1,13 @@
 """How many native patches a second the simulator makes, and where its time goes.
 
-    python benchmarks/simulate.py [--patches 112] [--workers 2] [--device cpu]
+    python benchmarks/simulate.py [--patches 224] [--workers 2] [--device cpu]
 
 An equal mix of no deformation, Mogi, sill and dyke through the full chain: 750 x 750 pixels at
 0.001 degree each with terrain, turbulent and stratified atmosphere, exact noise, filter, colours,
 resize to 225 x 225 and posterisation, and the labels measured from it; PNG writing is left out. A
-place serves 28 patches, all pairs of 8 dates. One thread a worker. Stages are CPU time of one core; beside
-each stands its floor: the least that its arithmetic and memory traffic take, in the same run.
+place serves 28 patches, all pairs of 8 dates. One thread a worker. Stages are CPU time of one
+core; beside each stands its floor: the least that its arithmetic and memory traffic take, in the
+same run.
 On a GPU a batch of patches of one place is made at once.
 """
 
