@@ -28,7 +28,7 @@ SMALL = [
     "--loop.log_every", "1", "--loop.keep_checkpoints", "3",
 ]  # fmt: skip
 
-FIRST_LOSSES = [0.0, 0.0, 0.0]
+FIRST_LOSSES = [2.56010, 2.85008, 3.22249]
 
 
 def load_recipe():
@@ -69,11 +69,12 @@ def logged(folder: Path, name: str = "loss") -> list[float]:
 
 
 def test_the_loss_falls(finished):
-    values = logged(finished)
+    values, top1 = logged(finished), logged(finished, "top1")
     assert len(values) == 24
     # The queue is full after 3 steps; until then negatives become more.
-    assert sum(values[-5:]) < 0.9 * sum(values[4:9])
-    assert sum(logged(finished, "top1")[-5:]) > sum(logged(finished, "top1")[4:9])
+    assert sum(values[-5:]) < 0.95 * sum(values[4:9])
+    assert sum(top1[-5:]) > 1.5 * sum(top1[4:9])
+    assert logged(finished, "uniformity")[-1] < -0.3  # not all in one place
 
 
 def test_the_first_losses_are_the_stored_ones(finished):
