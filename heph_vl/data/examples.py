@@ -30,7 +30,15 @@ ATMOSPHERE = ("none", "vertical_stratification", "turbulent_mixing", "both")
 Row = dict[str, Any]
 # Modules of this package that do not change what a row holds.
 _NOT_HASHED = (
-    *("transforms.py", "samples.py", "sampling.py", "views.py", "labels.py", "from_labels.py"),
+    *(
+        "transforms.py",
+        "samples.py",
+        "sampling.py",
+        "views.py",
+        "paper_views.py",
+        "labels.py",
+        "from_labels.py",
+    ),
 )
 
 
