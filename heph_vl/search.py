@@ -170,11 +170,11 @@ def _embed_image(retriever: Any, path: Path) -> Any:
     import torch
 
     from heph_vl.data import phase
-    from heph_vl.data.samples import from_phase, image_pixels
+    from heph_vl.data.samples import decoded_pixels
     from heph_vl.data.transforms import collate_images
 
     decoded = phase.read_interferogram(path)
-    pixels = image_pixels(from_phase(decoded.wrapped_phase, decoded.valid))
+    pixels = decoded_pixels(decoded.wrapped_phase, decoded.valid)
     with torch.inference_mode():
         return retriever.encode_images(**collate_images([pixels]))
 

@@ -8,11 +8,12 @@ import sys
 import pytest
 
 from heph_vl import cli
+from heph_vl.data import splits
 from heph_vl.models.text import train_tokenizer
 from tests import tiny_retriever
 from tests.data.fake_archive import write_fake_archive
 
-COMMANDS = ("inspect", "simulate", "dataset", "index", "search", "detect")
+COMMANDS = ("inspect", "simulate", "simulate-patches", "dataset", "index", "search", "detect")
 
 
 def call(capsys, *words):
@@ -30,6 +31,29 @@ def test_import_is_quick_and_without_torch():
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
+def test_help_and_usage_errors_do_not_wait_for_torch():
+    words = [[command, "--help"] for command in COMMANDS]
+    words += [["simulate", "x", "--deforming"], ["search", "x"]]
+    words += [["dataset", "x", "y", "--official", "--fold", "1"]]
+    script = (
+        f"import sys; from heph_vl import cli; print([cli.run(w) for w in {words}][-3:]); "
+        "sys.exit(any(m in sys.modules for m in ('torch', 'datasets', 'numpy')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[2, 2, 2]"
+
+
+def test_commands_are_listed_in_order(capsys):
+    code, out, _ = call(capsys, "--help")
+    assert code == 0
+    listed = out.partition("Commands")[2]
+    first_words = [line.strip("│ ").partition(" ")[0] for line in listed.splitlines()]
+    assert [word for word in first_words if word in COMMANDS] == list(COMMANDS)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_examples(capsys, command):
     code, out, _ = call(capsys, command, "--help")
@@ -45,6 +69,9 @@ def test_help_has_examples(capsys, command):
         ("inspect",),
         ("simulate", "x", "-n", "many"),
         ("simulate", "x", "--stratified"),
+        ("simulate", "x", "--split", "train"),
+        ("simulate", "x", "--deforming"),
+        ("simulate", "x", "--annotations", "a.zip", "--split", "all"),
         ("simulate", "x", "--annotations", "a.zip", "--frames", "3"),
         ("simulate", "x", "--annotations", "a.zip", "--size", "300"),
         ("search", "x"),
@@ -163,3 +190,33 @@ def test_simulate_a_twin_of_records(capsys, tmp_path):
     code, _, err = call(capsys, "simulate", out, "-n", 2)
     assert code == 1
     assert "use the same settings" in err
+
+
+def test_simulate_a_twin_of_one_split_and_of_deformation(capsys, tmp_path):
+    frames = ("106A_09090_000404", "124D_05291_081406", "022D_04826_121209")
+    write_fake_archive(tmp_path / "fake", n=6, size=240, frames=frames)
+    assert [splits.grouped_split(name) for name in frames] == ["train", "test", "train"]
+    records = ("--annotations", tmp_path / "fake" / "annotations", "--workers", 1, "--json")
+    out = tmp_path / "twin"
+    code, stdout, err = call(capsys, "simulate", out, *records, "--split", "test", "--deforming")
+    assert code == 0, err
+    assert json.loads(stdout)["total"] == json.loads(stdout)["written"] == 1
+    (written,) = (out / "annotations").iterdir()
+    record = json.loads(written.read_text())
+    assert (record["uniqueID"], record["frameID"]) == (2, frames[1])
+    assert record["label"] == ["Deformation"]
+
+    code, _, err = call(capsys, "simulate", tmp_path / "none", *records, "--split", "val")
+    assert code == 1
+    assert "no record in val" in err
+    assert not (tmp_path / "none").exists()
+
+
+def test_simulated_patches_are_a_dataset(capsys, tmp_path):
+    words = ["simulate-patches", tmp_path / "set", "-n", 2, "--pairs-per-place", 2, "--workers", 1]
+    code, out, _ = call(capsys, *words, "--json")
+    report = json.loads(out)
+    assert (code, report["config"], report["splits"]["train"]["rows"]) == (0, "patches", 2)
+    code, _, err = call(capsys, "simulate-patches", tmp_path / "x", "--pairs-per-place", 99)
+    assert code == 1
+    assert "99 pairs of 8 dates; use 1 to 28" in err

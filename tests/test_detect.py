@@ -7,8 +7,10 @@ import pytest
 import shapely
 import tifffile
 from PIL import Image
+from scipy import ndimage
 
 from heph_vl import cli
+from heph_vl.data.annotations import ACTIVITY_TYPES
 from heph_vl.data.raster import fill
 from heph_vl.detect import find_images, outlines, read_picture, stem_of
 from heph_vl.errors import HephError
@@ -122,6 +124,80 @@ def test_outlines_are_those_of_the_patches():
     assert polygon.area == pytest.approx(2 * 30 * 20, rel=0.05)
     assert polygon.bounds == pytest.approx((20, 10, 80, 30), abs=1.1)
     assert outlines(np.zeros((5, 5), np.uint8)) == []
+
+
+def test_many_patches_are_each_outlined_as_in_the_whole_image():
+    rng = np.random.default_rng(0)
+    smooth = ndimage.gaussian_filter(rng.standard_normal((160, 140)), 1.5)
+    mask = np.where(smooth > np.quantile(smooth, 0.75), rng.integers(1, 7, smooth.shape), 0)
+    mask, probability = mask.astype(np.uint8), rng.random(smooth.shape, dtype=np.float32)
+    pieces, count = ndimage.label(mask > 0, np.ones((3, 3)))
+    expected = {}
+    for number in range(1, count + 1):
+        inside = pieces == number
+        if inside.sum() >= 12:
+            expected[float(probability[inside].mean())] = inside
+    found = outlines(mask, probability)
+    levels = [entry["probability"] for entry in found]
+    assert len(levels) > 50
+    assert sorted(levels) == sorted(expected)
+    sizes = [expected[level].sum() for level in levels]
+    assert sizes == sorted(sizes, reverse=True)
+    whole = 0
+    for entry in found:
+        inside = expected[entry["probability"]]
+        assert entry["type"] == ACTIVITY_TYPES[np.bincount(mask[inside]).argmax() - 1]
+        if ndimage.label(inside)[1] > 1:
+            continue  # parts that touch at corners only: the longest outline is given
+        whole += 1
+        rows, columns = inside.nonzero()
+        # Outlines run half a pixel from the middles of the outermost pixels.
+        box = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+        polygon = shapely.Polygon(entry["polygon"])
+        assert polygon.bounds == box
+        area = ndimage.binary_fill_holes(inside).sum()
+        assert 0.7 * area <= polygon.area <= area
+    assert whole > 30
+
+
+@pytest.mark.parametrize("size", [(5, 3), (63, 20)])
+def test_pictures_smaller_than_a_tile_are_answered(place, capsys, tmp_path, size):
+    source = Image.open(place / "images" / "0.png")
+    path, out = tmp_path / "small.png", tmp_path / "out"
+    middle = source.width // 2, source.height // 2
+    source.crop((*middle, middle[0] + size[0], middle[1] + size[1])).save(path)
+    words = (path, "--model", place / "model", "--json", "--out", out)
+    code, stdout, _ = detect(capsys, *words)
+    assert code == 0
+    assert 0 <= json.loads(stdout)[0]["deformation"]["probability"] <= 1
+    assert Image.open(out / "small.mask.png").size == size
+
+
+def test_coherence_of_another_size_is_told(place, capsys, tmp_path):
+    (tmp_path / "a.geo.diff.png").write_bytes((place / "images" / "0.png").read_bytes())
+    Image.new("L", (119, 96), 200).save(tmp_path / "a.geo.cc.png")
+    code, stdout, _ = detect(capsys, tmp_path, "--model", place / "model", "--json")
+    assert code == 1
+    (entry,) = json.loads(stdout)
+    what = "coherence of 119 x 96 px beside an interferogram of 120 x 96 px"
+    assert what in entry["error"]
+
+
+@pytest.mark.slow
+def test_a_frame_of_3000_px(place, capsys, tmp_path):
+    source = Image.open(place / "images" / "0.png")
+    large = Image.fromarray(np.tile(np.asarray(source), (32, 25))[:3000, :3000])
+    large.putpalette(source.getpalette())
+    large.info = dict(source.info)
+    large.save(tmp_path / "large.png")
+    words = ("--model", place / "model", "--json", "--out", tmp_path / "out")
+    code, stdout, _ = detect(capsys, tmp_path / "large.png", *words)
+    assert code == 0
+    (entry,) = json.loads(stdout)
+    mask = np.asarray(Image.open(entry["mask"]))
+    assert mask.shape == (3000, 3000)
+    assert sum(len(found["polygon"]) >= 3 for found in entry["polygons"]) == len(entry["polygons"])
+    assert Image.open(tmp_path / "out" / "large.overlay.png").size == (3000, 3034)
 
 
 def test_names():

@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from heph_vl.data import parquet
-from heph_vl.data.labels import label_shares, row_labels, sampling_weights
+from heph_vl.data.labels import label_shares, row_labels, sampling_weights, shared_out
 from heph_vl.data.sampling import StepSampler
 from heph_vl.data.transforms import TrainingSet, TransformConfig, collate
 from heph_vl.errors import HephError
@@ -44,6 +44,9 @@ class DataConfig:
     """Which rows, how often, how many at once, and who prepares them."""
 
     path: str = "runs/dataset"  # written by `heph-vl dataset`
+    # Further datasets whose train rows are added, such as one of `heph-vl simulate-patches`.
+    more: list[str] = field(default_factory=list)
+    more_share: float = 0.5  # of the draws that are rows of `more`, if there are any
     batch_size: int = 128  # of all processes together
     # As in the paper, images with and without deformation are drawn equally often.
     balance: Literal["none", "deformation"] = "deformation"
@@ -55,10 +58,11 @@ class DataConfig:
     cache_bytes: int = 4 << 30  # for decoded interferograms, for each worker
 
     def __post_init__(self) -> None:
-        if not 0 <= self.rare_share <= 1 or self.evaluate_images < 1:
-            what = f"{self.rare_share}, {self.evaluate_images}"
-            fix = "a share from 0 to 1, and at least 1 image"
-            raise HephError("data.rare_share, evaluate_images", what, fix)
+        shares = self.rare_share, self.more_share
+        if not all(0 <= share <= 1 for share in shares) or self.evaluate_images < 1:
+            what = f"{self.rare_share}, {self.more_share}, {self.evaluate_images}"
+            fix = "shares from 0 to 1, and at least 1 image"
+            raise HephError("data.rare_share, more_share, evaluate_images", what, fix)
 
 
 @dataclass(frozen=True)
@@ -108,10 +112,12 @@ def main(config: Config, resume: bool) -> None:
         raise HephError("loop.gradient_accumulation", what, fix)
     accelerator = make_accelerator(config.accelerator)
     # Data
-    rows = parquet.load(config.data.path, "train")
+    rows = parquet.load_joined([config.data.path, *config.data.more], "train")
+    first = len(parquet.load(config.data.path, "train"))
     validation = parquet.load(config.data.path, "val")
     labels = row_labels(rows)
     weights = sampling_weights(labels, config.data.balance, config.data.rare_share)
+    weights = shared_out(weights, len(rows), first, config.data.more_share)
     samples = TrainingSet(
         rows, config.transform, seed=config.run.seed, cache_bytes=config.data.cache_bytes
     )

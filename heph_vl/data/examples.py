@@ -179,7 +179,7 @@ def _rows(
     pair: Pair, native: NativePair, config: ExampleConfig, counts: Counter[str]
 ) -> list[tuple[str, Row]]:
     if config.config == "unlabeled":
-        row = _images(native.image_png, native.coherence_png) | _place(pair)
+        row = image_columns(native.image_png, native.coherence_png) | _place(pair)
         return [(pair.name, row | _origin(native, config))]
     assert pair.annotation is not None  # pairs_by_split takes annotated pairs only
     if config.config == "interferograms":
@@ -192,12 +192,12 @@ def _interferogram(
     pair: Pair, annotation: Annotation, native: NativePair, config: ExampleConfig
 ) -> Row:
     return (
-        _images(native.image_png, native.coherence_png)
-        | _mask(native.mask, native.events)
+        image_columns(native.image_png, native.coherence_png)
+        | mask_column(native.mask, native.events)
         | {"caption": annotation.caption, "unique_id": annotation.unique_id}
         | _place(pair)
-        | _record(annotation)
-        | _events(native.events)
+        | record_columns(annotation)
+        | event_columns(native.events)
         | {"label": list(annotation.label), "is_crowd": annotation.is_crowd}
         | _origin(native, config)
     )
@@ -208,15 +208,15 @@ def _patch(
 ) -> Row:
     coherence = None if patch.coherence is None else encode_png(patch.coherence)
     return (
-        _images(encode_png(patch.image), coherence)
-        | _mask(patch.mask, patch.events)
+        image_columns(encode_png(patch.image), coherence)
+        | mask_column(patch.mask, patch.events)
         | {
             "caption": patch_caption(annotation, native, patch.window),
             "unique_id": annotation.unique_id,
         }
         | _place(pair)
-        | _record(annotation)
-        | _events(patch.events)
+        | record_columns(annotation)
+        | event_columns(patch.events)
         | {
             "label": list(patch_labels(annotation, patch.events)),
             "is_crowd": len(patch.events) > 1,
@@ -230,14 +230,16 @@ def _patch(
     )
 
 
-def _images(image: bytes, coherence: bytes | None) -> Row:
+def image_columns(image: bytes, coherence: bytes | None) -> Row:
+    """Stored pictures, PNG."""
     return {
         "image": {"bytes": image, "path": None},
         "coherence": None if coherence is None else {"bytes": coherence, "path": None},
     }
 
 
-def _mask(mask: NDArray[np.uint8], events: tuple[Event, ...]) -> Row:
+def mask_column(mask: NDArray[np.uint8], events: tuple[Event, ...]) -> Row:
+    """Class ids as PNG."""
     png = encode_png(mask) if events or mask.any() else _empty_mask_png(*mask.shape)
     return {"mask": {"bytes": png, "path": None}}
 
@@ -258,7 +260,7 @@ def _place(pair: Pair) -> Row:
     }
 
 
-def _record(annotation: Annotation) -> Row:
+def record_columns(annotation: Annotation) -> Row:
     """Fields that hold for the whole interferogram and for its patches."""
     names = (
         "volcano_phase atmosphere corrupted processing_error glacier_fringes orbital_fringes "
@@ -267,7 +269,7 @@ def _record(annotation: Annotation) -> Row:
     return {name: getattr(annotation, name) for name in names.split()}
 
 
-def _events(events: tuple[Event, ...]) -> Row:
+def event_columns(events: tuple[Event, ...]) -> Row:
     """Lists with one entry for each event."""
     return {
         "activity_types": [event.type for event in events],

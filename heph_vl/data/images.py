@@ -118,11 +118,14 @@ def read_coherence(source: Path | bytes, shape: tuple[int, int], where: str) -> 
         )
     if image.mode == "L" and "transparency" not in image.info:
         return np.asarray(image, dtype=np.float32) / np.float32(255)
-    rgba = np.asarray(image.convert("RGBA"))
-    if np.ptp(rgba[rgba[..., 3] > 0][:, :3].astype(np.int16), axis=1).max(initial=0) > 8:
+    table, index, count = indexed_colours(image)
+    rgb, alpha = table[:, :3], table[:, 3]
+    seen = rgb[(count > 0) & (alpha > 0)].astype(np.int16)
+    if np.ptp(seen, axis=1).max(initial=0) > 8:
         raise HephError(where, "coloured image: coherence is grey", "give the .geo.cc.png")
-    grey = rgba[..., :3].mean(axis=-1, dtype=np.float32)
-    return np.where(rgba[..., 3] < 128, 0, grey / np.float32(255)).astype(np.float32)
+    grey = rgb.mean(axis=-1, dtype=np.float32) / np.float32(255)
+    level: NDArray[np.float32] = look_up(np.where(alpha < 128, 0, grey).astype(np.float32), index)
+    return level
 
 
 def indexed_colours(

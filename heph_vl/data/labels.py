@@ -56,6 +56,18 @@ def sampling_weights(
     return None if (weights == weights[0]).all() else weights
 
 
+def shared_out(
+    weights: NDArray[np.float64] | None, count: int, first: int, rest_share: float
+) -> NDArray[np.float64] | None:
+    """Weights of `count` rows such that those after the `first` are `rest_share` of all draws."""
+    if count == first:
+        return weights
+    shared = np.ones(count) if weights is None else weights.copy()
+    for part, share in ((np.s_[:first], 1 - rest_share), (np.s_[first:], rest_share)):
+        shared[part] *= share / shared[part].sum()
+    return shared
+
+
 def label_shares(
     labels: Mapping[str, NDArray[np.float64]], weights: NDArray[np.float64] | None
 ) -> dict[str, NDArray[np.float64]]:

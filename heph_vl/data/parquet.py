@@ -3,7 +3,7 @@
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -123,6 +123,24 @@ def load(path: str | Path, split: str | None = None, *, cache_dir: str | Path | 
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     return datasets.load_dataset(str(path), split=split, cache_dir=cache)
+
+
+def load_joined(paths: Sequence[str | Path], split: str) -> Any:
+    """Rows of one split of several datasets, one after another, with the columns that all have.
+
+    Args:
+        paths: Folders of `write_parquet`.
+        split: `train`, `val` or `test`.
+
+    Returns:
+        A `datasets.Dataset`.
+
+    Raises:
+        HephError: As `load`.
+    """
+    parts = [load(path, split) for path in paths]
+    common = [c for c in parts[0].column_names if all(c in part.column_names for part in parts)]
+    return datasets.concatenate_datasets([part.select_columns(common) for part in parts])
 
 
 @dataclass(frozen=True)

@@ -88,13 +88,11 @@ def from_phase(
     Returns:
         The compact form that samples are cut from.
     """
-    step = np.rint(wrapped_phase * (PHASE_LEVELS / (2 * np.pi))).astype(np.int16) % PHASE_LEVELS
-    code = np.where(valid, step + 1, 0).astype(np.uint8)
-    estimate = phase.estimate_coherence(phase.phasor(wrapped_phase, valid), valid)
+    code = _phase_code(wrapped_phase, valid)
     return Interferogram(
         code,
         None if coherence is None else _to_byte(coherence),
-        _to_byte(estimate),
+        _estimate(wrapped_phase, valid),
         np.zeros(code.shape, np.uint8) if mask is None else mask,
     )
 
@@ -112,11 +110,8 @@ def read_row(row: Mapping[str, Any]) -> Interferogram:
         HephError: If an image cannot be read or the sizes differ.
     """
     where = f"interferogram {row['unique_id']}"
-    decoded = phase.decode_image(phase.open_png(_encoded(row["image"]), where), where=where)
-    shape = decoded.wrapped_phase.shape
-    coherence = None
-    if row.get("coherence") is not None:
-        coherence = phase.read_coherence(_encoded(row["coherence"]), shape, f"{where}: coherence")
+    wrapped_phase, valid, coherence = _decode(row, where)
+    shape = wrapped_phase.shape
     mask = None
     if row.get("mask") is not None:
         mask = np.asarray(phase.open_png(_encoded(row["mask"]), f"{where}: mask"))
@@ -126,7 +121,7 @@ def read_row(row: Mapping[str, Any]) -> Interferogram:
                 f"{mask.shape[1]} x {mask.shape[0]} px, its image {shape[1]} x {shape[0]} px",
                 "write the dataset again from its archive",
             )
-    return from_phase(decoded.wrapped_phase, decoded.valid, coherence, mask)
+    return from_phase(wrapped_phase, valid, coherence, mask)
 
 
 def row_events(row: Mapping[str, Any]) -> tuple[Event, ...]:
@@ -301,16 +296,12 @@ def pixels(sample: Sample) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         (3, H, W) float32: Re and Im of the unit phasor and coherence, all 0 without data; and
         (H, W) bool: where there is data.
     """
-    valid = sample.phase_code > 0
-    channels = np.stack(
-        [_COS[sample.phase_code], _SIN[sample.phase_code], _BYTE[sample.coherence] * valid]
-    )
-    return channels, valid
+    return _stacked(sample.phase_code, sample.coherence)
 
 
 def whole_image(row: Mapping[str, Any]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Model input of a whole dataset row, nothing varied: (3, H, W) float32 and (H, W) bool."""
-    return image_pixels(read_row(row))
+    return decoded_pixels(*_decode(row, f"interferogram {row['unique_id']}"))
 
 
 def image_pixels(
@@ -318,9 +309,53 @@ def image_pixels(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Model input of a decoded interferogram: (3, H, W) float32 and (H, W) bool."""
     code, measured = interferogram.phase_code, interferogram.coherence
+    return _stacked(code, interferogram.estimated_coherence if measured is None else measured)
+
+
+def decoded_pixels(
+    wrapped_phase: NDArray[np.float32],
+    valid: NDArray[np.bool_],
+    coherence: NDArray[np.float32] | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Model input of decoded arrays, as that of an `Interferogram` of them.
+
+    Args:
+        wrapped_phase: (H, W) float32 [rad] in (-pi, pi].
+        valid: (H, W) bool, False where there is no data.
+        coherence: (H, W) float32 in [0, 1]; estimated if None.
+
+    Returns:
+        (3, H, W) float32 and (H, W) bool, as of `pixels`.
+    """
+    code = _phase_code(wrapped_phase, valid)
+    level = _estimate(wrapped_phase, valid) if coherence is None else _to_byte(coherence)
+    return _stacked(code, level)
+
+
+def _stacked(code: Bytes, coherence: Bytes) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     valid = code > 0
-    coherence = interferogram.estimated_coherence if measured is None else measured
     return np.stack([_COS[code], _SIN[code], _BYTE[coherence] * valid]), valid
+
+
+def _decode(
+    row: Mapping[str, Any], where: str
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32] | None]:
+    """Wrapped phase, validity and measured coherence of a row."""
+    decoded = phase.decode_image(phase.open_png(_encoded(row["image"]), where), where=where)
+    coherence = None
+    if row.get("coherence") is not None:
+        shape = decoded.wrapped_phase.shape
+        coherence = phase.read_coherence(_encoded(row["coherence"]), shape, f"{where}: coherence")
+    return decoded.wrapped_phase, decoded.valid, coherence
+
+
+def _phase_code(wrapped_phase: NDArray[np.float32], valid: NDArray[np.bool_]) -> Bytes:
+    step = np.rint(wrapped_phase * (PHASE_LEVELS / (2 * np.pi))).astype(np.int16) % PHASE_LEVELS
+    return np.where(valid, step + 1, 0).astype(np.uint8)
+
+
+def _estimate(wrapped_phase: NDArray[np.float32], valid: NDArray[np.bool_]) -> Bytes:
+    return _to_byte(phase.estimate_coherence(phase.phasor(wrapped_phase, valid), valid))
 
 
 def _flag(value: Any) -> bool:

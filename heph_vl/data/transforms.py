@@ -55,6 +55,9 @@ class TransformConfig:
 
     crop_size: int = 224  # native pixels
     whole_fraction: float = 0.2  # share of samples that are whole interferograms
+    # Native pixels; of an image that is larger, a window of this size stands for the whole, since
+    # on a CPU one whole frame costs as much as two hundred crops. None: no limit.
+    whole_size: int | None = None
     event_fraction: float = 0.5  # share of crops of deforming images aimed at a pattern
     mirror: float = 0.5  # probability of an east-west flip
     negate: float = 0.5  # probability of reversing the sense of all phase
@@ -65,9 +68,9 @@ class TransformConfig:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if name == "crop_size":
-                if value < 1:
-                    raise HephError("transform.crop_size", f"{value} px", "at least 1, e.g. 224")
+            if name in ("crop_size", "whole_size"):
+                if value is not None and value < 1:
+                    raise HephError(f"transform.{name}", f"{value} px", "at least 1, e.g. 224")
             elif not 0 <= value <= 1:
                 raise HephError(f"transform.{name}", f"{value}", "a number from 0 to 1")
 
@@ -109,9 +112,9 @@ def random_sample(
 ) -> Sample:
     """One augmented training sample of an interferogram."""
     sample = whole(interferogram, row, estimated=rng.random() < config.estimated_coherence)
-    if rng.random() >= config.whole_fraction and max(interferogram.size) > config.crop_size:
-        window = random_window(sample, config.crop_size, config.event_fraction, rng)
-        sample = crop(sample, window)
+    size = config.crop_size if rng.random() >= config.whole_fraction else config.whole_size
+    if size is not None and max(interferogram.size) > size:
+        sample = crop(sample, random_window(sample, size, config.event_fraction, rng))
     if rng.random() < config.mirror:
         sample = mirror(sample)
     if rng.random() < config.negate:

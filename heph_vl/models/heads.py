@@ -230,9 +230,11 @@ class Heads(nn.Module):
 
         def segment(tiles: Tensor, features: dict[int, Tensor]) -> None:
             if self.decoder is not None:
-                classes = to_pixels(self.decoder(features), config.tile_size).softmax(1)
-                for (image, row, column), tile in zip(tiles.tolist(), classes, strict=True):
-                    blenders[image].add(row, column, tile)
+                logits = self.decoder(features).split(1)
+                # One by one: a tile's probabilities fit the processor's cache, a chunk's do not.
+                for (image, row, column), tile in zip(tiles.tolist(), logits, strict=True):
+                    classes = to_pixels(tile, config.tile_size).softmax(1)[0]
+                    blenders[image].add(row, column, classes)
 
         was_training = self.training
         self.eval()

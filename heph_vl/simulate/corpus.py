@@ -30,6 +30,7 @@ from heph_vl.simulate.plan import (
     Settings,
     choose_records,
     digest_of,
+    eligible,
     frame_order,
     free_chunks,
     twin_chunks,
@@ -133,6 +134,8 @@ def simulate_twin(
     n: int | None = None,
     *,
     stratified: bool = False,
+    split: str | None = None,
+    deforming: bool = False,
     seed: int = 0,
     dem: Path | None = None,
     truth: bool = False,
@@ -153,6 +156,8 @@ def simulate_twin(
         records: Annotations, all there are of each frame: they shape its ground.
         n: How many of them; all when none.
         stratified: Whether rare kinds get more than their share (see `plan.choose_records`).
+        split: Take records of this part of the `grouped` split only.
+        deforming: Take records with deformation only.
         seed: Same seed, same bytes.
         dem: Real elevation to take places from.
         truth: Whether to store LOS displacements beside the pictures.
@@ -170,13 +175,16 @@ def simulate_twin(
     """
     if not records:
         raise HephError("simulate: annotations", "no record", "give at least one")
-    chosen = choose_records(records, len(records) if n is None else n, stratified, seed)
+    some = eligible(records, split, deforming)
+    chosen = choose_records(some, len(some) if n is None else n, stratified, seed)
     sites = sites_of(records)
     settings = Settings(
         len(chosen),
         seed,
         annotations=digest_of(records),
         stratified=stratified,
+        split=split or "",
+        deforming=deforming,
         dem=_dem_digest(dem, sites.values()),
         truth=truth,
         chain=chain,

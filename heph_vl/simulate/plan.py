@@ -31,6 +31,8 @@ class Settings:
         size: Side of the images in native pixels in free mode.
         annotations: Hash of the records, in twin mode.
         stratified: Whether the records of a twin were sampled by kind.
+        split: Of the `grouped` split, whose records a twin may take; all if empty.
+        deforming: Whether a twin may take records with deformation only.
         dem: Hash of the real elevation, if it was used.
         truth: Whether LOS displacements are stored.
         chain: Whether noise, filter, resize and palette rounding are simulated.
@@ -45,6 +47,8 @@ class Settings:
     size: int = 0
     annotations: str = ""
     stratified: bool = False
+    split: str = ""
+    deforming: bool = False
     dem: str = ""
     truth: bool = False
     chain: bool = True
@@ -157,6 +161,26 @@ def stratum_of(annotation: Annotation) -> tuple[str, ...]:
         return (annotation.processing_error,)
     noise = "noise" if annotation.low_coherence else "clear"
     return (f"atmosphere {annotation.atmosphere}", noise)
+
+
+def eligible(records: Sequence[Annotation], split: str | None, deforming: bool) -> list[Annotation]:
+    """Records of one part of the `grouped` split (None: all), perhaps with deformation only.
+
+    Raises:
+        HephError: No such split, or none of the records is eligible.
+    """
+    if split is not None and split not in splits.SPLITS:
+        raise HephError(f"simulate: split {split}", "unknown", f"one of {', '.join(splits.SPLITS)}")
+    found = [
+        record
+        for record in records
+        if (split is None or splits.grouped_split(record.frame_id) == split)
+        and (record.events or not deforming)
+    ]
+    if not found:
+        kind = " with deformation" * deforming + f" in {split}" * bool(split)
+        raise HephError("simulate: annotations", f"no record{kind}", "choose others")
+    return found
 
 
 def choose_records(

@@ -13,9 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from heph_vl.data import captions, phase, splits
+from heph_vl.data.annotations import Annotation
+from heph_vl.data.captions import CaptionFacts
 from heph_vl.data.raster import rasterise
 from heph_vl.data.samples import QUALITY_FLAGS, VOLCANO_PHASES, Sample, from_phase
 from heph_vl.data.transforms import TransformConfig, random_text
@@ -58,6 +62,27 @@ class StreamConfig:
             raise HephError("stream.split", what, f"one of {', '.join(splits.SPLITS)}")
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """A simulated patch as a picture.
+
+    Args:
+        place: Number of its place.
+        annotation: Its record, of the frame whose kind of ground it has.
+        facts: What a caption of the patch says.
+        image: (224, 224, 3) uint8, LiCSAR colours, no-data white.
+        coherence: (224, 224) uint8, 255 = 1.
+        mask: (224, 224) uint8, class ids.
+    """
+
+    place: int
+    annotation: Annotation
+    facts: CaptionFacts
+    image: NDArray[np.uint8]
+    coherence: NDArray[np.uint8]
+    mask: NDArray[np.uint8]
+
+
 class SimulatedPatches(Dataset[dict[str, Any]]):
     """Map-style dataset without end: key (index, draw) gives sample number `draw`.
 
@@ -92,32 +117,21 @@ class SimulatedPatches(Dataset[dict[str, Any]]):
             `sample`, `text`, `text_facts`, `fact_count`, `text_count`, `unique_id`.
         """
         config = self.config
-        frame, pairs = self._place(number // config.pairs_per_place)
-        pair = pairs[number % config.pairs_per_place]
-        generator = seeded(config.seed, "stream", number)
-        (scene,) = observe([frame.layers(pair)], [generator])
-        dates = frame.dates[pair[0]], frame.dates[pair[1]]
-        annotation = annotate(scene, number, dates, generator)
-        fields = scene.wrapped_phase[None], scene.valid[None], scene.coherence[None]
-        picture = draw(*fields, self._rendering)
-        image, _ = to_images(picture, 0, self._rendering)
-        decoded = phase.decode_image(image, palette=config.palette)
-        part = np.s_[:PATCH_SIZE, :PATCH_SIZE]
-        measured = picture.coherence[0].numpy()[part].astype(np.float32) / np.float32(255)
-        pixels = from_phase(decoded.wrapped_phase[part], decoded.valid[part], measured)
+        drawn = self.draw(number)
+        annotation, facts = drawn.annotation, drawn.facts
+        decoded = phase.decode_image(Image.fromarray(drawn.image), palette=config.palette)
+        measured = drawn.coherence.astype(np.float32) / np.float32(255)
+        pixels = from_phase(decoded.wrapped_phase, decoded.valid, measured)
         rng = np.random.default_rng((config.seed, number))
         estimated = rng.random() < config.transform.estimated_coherence
-        facts = captions.crop(
-            scene.facts, (0, 0, PATCH_SIZE, PATCH_SIZE), (_DRAWN, _DRAWN), scene.events
-        ).facts
         coherence = pixels.estimated_coherence if estimated else pixels.coherence
         assert coherence is not None  # measured above
         volcano_phase = annotation.volcano_phase
         sample = Sample(
             pixels.phase_code,
             coherence,
-            rasterise(scene.events, (_DRAWN, _DRAWN))[part],
-            scene.events,
+            drawn.mask,
+            annotation.events,
             facts,
             captions.compose(facts),
             annotation.pass_direction,
@@ -134,6 +148,30 @@ class SimulatedPatches(Dataset[dict[str, Any]]):
             "text_count": 1,
             "unique_id": number,
         }
+
+    def draw(self, number: int) -> Drawn:
+        """Patch of this number, from 0 on, as a picture with its record."""
+        config = self.config
+        place = number // config.pairs_per_place
+        frame, pairs = self._place(place)
+        pair = pairs[number % config.pairs_per_place]
+        generator = seeded(config.seed, "stream", number)
+        (scene,) = observe([frame.layers(pair)], [generator])
+        dates = frame.dates[pair[0]], frame.dates[pair[1]]
+        annotation = annotate(scene, number, dates, generator)
+        fields = scene.wrapped_phase[None], scene.valid[None], scene.coherence[None]
+        picture = draw(*fields, self._rendering)
+        image, _ = to_images(picture, 0, self._rendering)
+        part = np.s_[:PATCH_SIZE, :PATCH_SIZE]
+        window = (0, 0, PATCH_SIZE, PATCH_SIZE)
+        return Drawn(
+            place,
+            annotation,
+            captions.crop(scene.facts, window, (_DRAWN, _DRAWN), scene.events).facts,
+            np.asarray(image)[part],
+            picture.coherence[0].numpy()[part],
+            rasterise(scene.events, (_DRAWN, _DRAWN))[part],
+        )
 
     def _place(self, number: int) -> tuple[Frame, list[tuple[int, int]]]:
         """The place of this number and its pairs in random order; the last few are remembered."""

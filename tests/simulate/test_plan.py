@@ -6,6 +6,7 @@ from datetime import date, timedelta
 
 import pytest
 
+from heph_vl.data import splits
 from heph_vl.data.annotations import Annotation, Event
 from heph_vl.errors import HephError
 from heph_vl.simulate.place import Site
@@ -14,6 +15,7 @@ from heph_vl.simulate.plan import (
     LEAST_OF_A_STRATUM,
     choose_records,
     digest_of,
+    eligible,
     free_chunks,
     stratum_of,
     twin_chunks,
@@ -81,6 +83,39 @@ def test_plain_choice_is_in_proportion():
 def test_impossible_numbers(n):
     with pytest.raises(HephError, match=f"{n} asked of 400 records"):
         choose_records(many(), n, True, 0)
+
+
+def test_eligible_of_every_part():
+    records = many()
+    assert eligible(records, None, False) == records
+    test = eligible(records, "test", False)  # the last of the three frames
+    assert [a.unique_id for a in test] == list(range(2, 400, 3))
+    parts = {name: eligible(records, name, False) for name in ("train", "test")}
+    for name, part in parts.items():
+        assert part == [a for a in records if splits.grouped_split(a.frame_id) == name]
+    assert sum(map(len, parts.values())) == len(records)
+
+
+def test_eligible_with_deformation():
+    records = many()
+    assert [a.unique_id for a in eligible(records, None, True)] == list(range(0, 400, 20))
+    both = eligible(records, "test", True)
+    assert [a.unique_id for a in both] == [i for i in range(0, 400, 20) if i % 3 == 2]
+
+
+@pytest.mark.parametrize(
+    ("split", "deforming", "message"),
+    [
+        ("val", False, "no record in val"),
+        ("val", True, "no record with deformation in val"),
+        (None, True, "no record with deformation"),
+        ("all", False, "split all: unknown; one of train, val, test"),
+    ],
+)
+def test_none_is_eligible(split, deforming, message):
+    records = many() if split else [a for a in many() if not a.events]
+    with pytest.raises(HephError, match=message):
+        eligible(records, split, deforming)
 
 
 def test_chunks_hold_every_record_once_frame_by_frame():

@@ -1,0 +1,115 @@
+"""`heph-vl index` and `heph-vl search`: embed interferograms, then find them by text or image."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from heph_vl.commands.output import (
+    Json,
+    Strict,
+    examples,
+    print_json,
+    print_report,
+    progress_bar,
+    say,
+    spinner,
+    stdout_console,
+)
+
+if TYPE_CHECKING:
+    from heph_vl.index import Hit
+
+INDEX_EXAMPLES = examples(
+    "heph-vl index runs/dataset runs/index --model runs/retriever/tiny/model",
+    "heph-vl index folder_of_pngs runs/index --model runs/retriever/tiny/model",
+)
+SEARCH_EXAMPLES = examples(
+    'heph-vl search runs/index "sill-type deformation of high intensity on the left" -k 10',
+    'heph-vl search runs/index "turbulent mixing" --where "frame_id = \'124D_05291_081406\' AND '
+    "primary_date > '2018'\"",
+    "heph-vl search runs/index --image 20180101_20180113.geo.diff.png --sheet out.png",
+)
+
+
+def index(
+    data: Annotated[Path, typer.Argument(help="A dataset, an archive, or a folder of PNGs.")],
+    index: Annotated[Path, typer.Argument(help="Folder of the index; made, or added to.")],
+    model: Annotated[Path, typer.Option(help="Folder of the retriever.")],
+    split: Annotated[str | None, typer.Option(help="Only this split of a dataset.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 8,
+    strict: Strict = False,
+    as_json: Json = False,
+) -> None:
+    """Embed interferograms and store them for search.
+
+    An image that is in the index already is replaced.
+    """
+    from heph_vl.search import build_index
+
+    with progress_bar("Embedding") as progress:
+        report = build_index(
+            data,
+            index,
+            model,
+            split=split,
+            batch_size=batch_size,
+            strict=strict,
+            progress=progress,
+        )
+    print_report({"index": str(index), **report}, as_json)
+
+
+def search(
+    index: Annotated[Path, typer.Argument(help="Folder of the index.")],
+    text: Annotated[str | None, typer.Argument(help="What to look for, in words.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many results.")] = 10,
+    where: Annotated[
+        str | None, typer.Option(help='Filter on columns, e.g. "low_coherence = FALSE".')
+    ] = None,
+    image: Annotated[Path | None, typer.Option(help="Look for images like this one.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Write a picture of the results.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Folder of the retriever, if it has moved.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Find interferograms by text, or by another interferogram."""
+    if (text is None) == (image is None):
+        raise typer.BadParameter("give either a text or --image")
+    from heph_vl import search as searching
+
+    with spinner("Searching"):
+        found = searching.search(index, text=text, image=image, k=k, where=where, model=model)
+    if found.read_as and found.read_as != text:
+        say(f"read as: {found.read_as}")
+    if found.not_understood:
+        say(f"not understood: {', '.join(found.not_understood)}")
+    if sheet is not None:
+        from heph_vl.sheet import draw_hits
+
+        draw_hits(found.hits, found.thumbnails, sheet, title=text or str(image))
+    if as_json:
+        print_json([hit.to_json() for hit in found.hits])
+    else:
+        _print_hits(found.hits)
+
+
+def _print_hits(hits: Sequence["Hit"]) -> None:
+    from rich.table import Table
+
+    table = Table("rank", "score", "id", "frame", "dates", "labels", "caption")
+    for hit in hits:
+        row = hit.row
+        labels = ", ".join(row["activity_types"] or []) or "-"
+        table.add_row(
+            str(hit.rank),
+            f"{hit.score:.3f}",
+            str(row["image_id"]),
+            row["frame_id"] or "-",
+            f"{row['primary_date'] or '-'} {row['secondary_date'] or ''}".strip(),
+            labels,
+            row["caption"] or "-",
+        )
+    stdout_console().print(table)
