@@ -2,8 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
+import torch
 
+from heph_vl.data.samples import decoded_pixels
+from heph_vl.models.heads import Heads
 from heph_vl.models.retriever import Retriever
 from heph_vl.models.weights import weights_sha256
 from tests.conftest import REPO
@@ -18,7 +22,10 @@ def model():
 
 
 def test_files_are_small():
-    assert all(path.stat().st_size <= MAX_BYTES for path in FOLDER.rglob("*") if path.is_file())
+    files = [path for path in FOLDER.parent.rglob("*") if path.is_file()]
+    assert len(files) > 10
+    assert all(path.stat().st_size <= MAX_BYTES for path in files)
+    assert sum(path.stat().st_size for path in files) <= 40 << 20
 
 
 def test_results_and_card_are_of_these_weights(model):
@@ -41,3 +48,37 @@ def test_texts_of_equal_facts_are_nearer_than_others(model):
     likeness = embeds @ embeds.T
     assert likeness[0, 1] > likeness[0, 2]
     assert likeness[0, 1] > likeness[1, 2]
+
+
+HEADS = REPO / "weights" / "heads"
+
+
+@pytest.fixture(scope="module")
+def heads():
+    return Heads.from_pretrained(HEADS)
+
+
+def test_heads_results_and_card_are_of_these_weights(heads):
+    results = json.loads((HEADS / "results.json").read_text())
+    card = (HEADS / "README.md").read_text()
+    assert results["model_id"] == heads.model_id
+    scores = results["tasks"]["deformation"]["classes"]["deformation"]["metrics"]
+    for name in ("auroc", "f1"):
+        assert f"{scores[name]['model']['value']:.3f}" in card
+    assert results["commit"] in card
+
+
+def test_heads_find_the_fringes_of_a_ring(heads):
+    """Three fringes in 40 px on quiet ground, and the same ground without them."""
+    y, x = np.mgrid[:224, :224].astype(np.float32)
+    ground = 0.004 * x + np.random.default_rng(0).normal(0, 0.25, x.shape)
+    ring = 18 * np.exp(-((x - 150) ** 2 + (y - 80) ** 2) / (2 * 14**2))
+    found = {}
+    for name, phase in (("ring", ground + ring), ("ground", ground)):
+        wrapped = np.angle(np.exp(1j * phase)).astype(np.float32)
+        pixels, valid = decoded_pixels(wrapped, np.ones(x.shape, bool))
+        found[name] = heads.predict(torch.from_numpy(pixels), torch.from_numpy(valid))
+    assert found["ring"].deformation > 0.5 > found["ground"].deformation
+    probability = found["ring"].mask_probability
+    row, column = np.unravel_index(probability.argmax(), probability.shape)
+    assert np.hypot(row - 80, column - 150) < 25
