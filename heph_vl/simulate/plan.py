@@ -164,7 +164,15 @@ def stratum_of(annotation: Annotation) -> tuple[str, ...]:
 
 
 def eligible(records: Sequence[Annotation], split: str | None, deforming: bool) -> list[Annotation]:
-    """Records of one part of the `grouped` split (None: all), perhaps with deformation only.
+    """Records that a twin may take.
+
+    Args:
+        records: All there are.
+        split: Part of the `grouped` split they must be of; None: any.
+        deforming: Whether they must have deformation.
+
+    Returns:
+        Those records, at least one.
 
     Raises:
         HephError: No such split, or none of the records is eligible.
