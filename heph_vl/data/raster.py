@@ -89,8 +89,10 @@ def _inside(
     corners: NDArray[np.float64], left: int, top: int, width: int, height: int
 ) -> NDArray[np.bool_]:
     """(height, width) bool: pixel centres inside, for the window that starts at (left, top)."""
-    x0, y0 = corners.T
-    x1, y1 = np.roll(x0, -1), np.roll(y0, -1)
+    # Each edge from its upper end, so that two polygons that share one round it alike.
+    ends = np.stack([corners, np.roll(corners, -1, axis=0)], axis=1)  # (edges, 2, x and y)
+    ends = np.where((ends[:, 0, 1] > ends[:, 1, 1])[:, None, None], ends[:, ::-1], ends)
+    (x0, y0), (x1, y1) = ends[:, 0].T, ends[:, 1].T
     centres = top + np.arange(height) + 0.5
     crosses = (y0 <= centres[:, None]) != (y1 <= centres[:, None])  # (height, edges)
     row, edge = np.nonzero(crosses)

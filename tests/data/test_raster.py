@@ -104,6 +104,7 @@ def test_matches_the_definition_at_every_pixel(polygon):
 
 @settings(deadline=None, max_examples=60)
 @given(corner, corner, corner, corner)
+@example((4.5, 3.5), (0.0, 0.0), (19.5, 16.375), (0.0, 0.125))  # a centre on the shared edge
 def test_triangles_that_share_an_edge_share_no_pixel_and_leave_none_out(a, b, c, d):
     one, two, both = (np.zeros((20, 20), np.uint8) for _ in range(3))
     fill(one, (a, b, c), 1)
