@@ -36,6 +36,7 @@ _NOT_HASHED = (
         "sampling.py",
         "views.py",
         "paper_views.py",
+        "patch_rows.py",
         "labels.py",
         "from_labels.py",
     ),

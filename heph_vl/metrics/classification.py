@@ -9,7 +9,7 @@ A class without images in a split has no score (None with a reason): not 0, and 
 answer, such as the majority class, is a tie of all images and goes the same way as any other.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,6 +138,66 @@ def score_classes(
         )
         found["accuracy"] = _compared(model_right, majority_right, units)
     return found
+
+
+def score_question(
+    metrics: Sequence[str],
+    truth: Bools,
+    probability: Floats,
+    groups: Sequence[str],
+    *,
+    threshold: float,
+    prior: float,
+    num_draws: int = 2000,
+) -> dict[str, dict[str, Any] | None]:
+    """Scores of one yes/no question, beside the majority class, ready for JSON.
+
+    Args:
+        metrics: Some of METRICS.
+        truth: (N,) bool.
+        probability: (N,) of yes; the answer is yes above the threshold.
+        groups: Volcano group of each image.
+        threshold: In [0, 1].
+        prior: Share of yes where the majority class is learned.
+        num_draws: Number of resamples of the groups.
+
+    Returns:
+        For each metric `value`, `interval`, `per_group` (None for a group that does not define
+        it) and `majority`; or None where images of one class do not define it.
+    """
+    columns = truth[:, None], probability[:, None], probability[:, None] > threshold
+    answers = Answers(*columns, prior=np.array([prior]), exclusive=False)
+    scores = score_classes(["yes"], answers, groups, num_draws=num_draws)
+    found: dict[str, dict[str, Any] | None] = {}
+    for metric in metrics:
+        both = scores["classes"]["yes"]["metrics"][metric]
+        found[metric] = both and {
+            **both["model"],
+            "per_group": {
+                group: None if np.isnan(value) else value
+                for group, value in both["model"]["per_group"].items()
+            },
+            "majority": both["majority"],
+        }
+    return found
+
+
+def plain_value(
+    metric: Callable[[Bools, Floats, Floats], Statistic], truth: Bools, scores: Floats
+) -> float | None:
+    """A metric of all images, each counted once; None where images of one class do not define it.
+
+    Args:
+        metric: `auroc` or `average_precision`.
+        truth: (N,) bool.
+        scores: (N,) any order-preserving score.
+
+    Returns:
+        In [0, 1], or None.
+    """
+    if truth.all() or not truth.any():
+        return None
+    return float(metric(truth, scores, np.ones((len(truth), 1)))(np.ones((1, 1)))[0])
 
 
 def binary_statistics(

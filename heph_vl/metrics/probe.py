@@ -17,6 +17,7 @@ from heph_vl.data.examples import ATMOSPHERE
 from heph_vl.data.samples import QUALITY_FLAGS
 from heph_vl.embed import embed_images
 from heph_vl.errors import HephError
+from heph_vl.metrics.classification import auroc, average_precision, plain_value
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -288,8 +289,8 @@ def score_target(
     right = (answers & truth).any(1) if exclusive else answers == truth
     classes = {
         name: {
-            "auroc": auroc(scores[:, c], truth[:, c]),
-            "ap": average_precision(scores[:, c], truth[:, c]),
+            "auroc": plain_value(auroc, truth[:, c], scores[:, c]),
+            "ap": plain_value(average_precision, truth[:, c], scores[:, c]),
             "positives": int(truth[:, c].sum()),
         }
         for c, name in enumerate(names)
@@ -305,38 +306,6 @@ def chance(known: Bools, truth: Bools, names: Sequence[str], *, exclusive: bool)
     scores = np.broadcast_to(share, truth.shape)  # one score for all rows
     found = score_target(scores, truth, names, exclusive=exclusive)
     return found | {"accuracy": float(right.mean())}
-
-
-def auroc(scores: npt.ArrayLike, truth: npt.ArrayLike) -> float | None:
-    """Chance that a positive row (M,) has the larger score; ties count half. None: one class."""
-    from scipy.stats import rankdata
-
-    positive = np.asarray(truth, bool)
-    num_positive, num_negative = int(positive.sum()), int((~positive).sum())
-    if not num_positive or not num_negative:
-        return None
-    above = rankdata(np.asarray(scores))[positive].sum() - num_positive * (num_positive + 1) / 2
-    return float(above / (num_positive * num_negative))
-
-
-def average_precision(scores: npt.ArrayLike, truth: npt.ArrayLike) -> float | None:
-    """Mean precision at each positive row's threshold; equal scores are one threshold.
-
-    Args:
-        scores: (M,).
-        truth: (M,) bool.
-
-    Returns:
-        In [0, 1]; None without positive or without negative rows.
-    """
-    values, positive = np.asarray(scores), np.asarray(truth, bool)
-    if positive.all() or not positive.any():
-        return None
-    order = np.argsort(-values, kind="stable")
-    ends = np.flatnonzero(np.append(np.diff(values[order]) != 0, True))
-    hits = np.cumsum(positive[order])[ends]
-    precision = hits / (ends + 1)
-    return float((np.diff(hits, prepend=0) * precision).sum() / positive.sum())
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

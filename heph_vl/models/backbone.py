@@ -1,4 +1,4 @@
-"""A timm model of any family, cut after its features at stride 16."""
+"""timm models of any family: cut after their features at stride 16, or whole and pooled."""
 
 import math
 from collections.abc import Mapping
@@ -42,11 +42,8 @@ class Backbone(nn.Module):
         pretrained: str | None = None,
     ) -> None:
         super().__init__()
-        options = dict(options)
         try:
-            known = timm.get_pretrained_cfg(name)
-            if known is not None and known.fixed_input_size:
-                options.setdefault("img_size", tile_size)
+            options = sized_options(name, options, tile_size)
             probe = timm.create_model(name, features_only=True, out_indices=(-1,), **options)
         except Exception as error:  # timm refuses names and options in many ways
             raise HephError("encoder.backbone", f"{name}: {error}", _FIX) from error
@@ -88,6 +85,43 @@ class Backbone(nn.Module):
         if features.shape[2:] != (tile_size // CELL, tile_size // CELL):
             what = f"{name} gives {tuple(features.shape[2:])} cells for {tile_size} px"
             raise HephError("encoder.backbone, tile_size", what, _FIX)
+
+
+def sized_options(name: str, options: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """Options of `timm.create_model`, with the image size where a model is made for one.
+
+    Args:
+        name: A timm model.
+        options: They may have another `img_size`, which stays.
+        size: Side of its images [px], for ViT, Swin and their like.
+
+    Returns:
+        The options, in a new dict.
+    """
+    known = timm.get_pretrained_cfg(name)
+    fixed = known is not None and known.fixed_input_size
+    return ({"img_size": size} if fixed else {}) | dict(options)
+
+
+def pooled_backbone(name: str, options: Mapping[str, Any]) -> tuple[Any, int]:
+    """A whole timm model without its classifier, and the width of its pooled features.
+
+    Args:
+        name: A timm model.
+        options: More arguments of `timm.create_model`.
+
+    Returns:
+        Module: images (B, 3, t, t) -> pooled features (B, C), with random weights; and C.
+
+    Raises:
+        HephError: If timm has no such model.
+    """
+    try:
+        model = timm.create_model(name, num_classes=0, **options)
+    except Exception as error:  # timm refuses names and options in many ways
+        fix = "name a timm model, such as resnet18"
+        raise HephError("model.backbone", f"{name}: {error}", fix) from error
+    return model, int(getattr(model, "head_hidden_size", None) or model.num_features)
 
 
 def _with_weights(name: str, options: dict[str, Any], pretrained: str | None) -> Any:

@@ -6,8 +6,8 @@
     loss = cross-entropy; batches are balanced by the sampler, not by weights
 
 Unlike `encoder.Encoder` it sees the whole backbone, has no tiles and no saliency: it is what others
-have measured, for comparison. `initialise` gives its backbone, or that of another model, its first
-weights.
+have measured, for comparison. `initialise` (first weights of a backbone) and `predict` serve
+`prototypes.Prototypes` as well.
 """
 
 from collections.abc import Mapping
@@ -18,16 +18,17 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import timm
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
 from heph_vl.errors import HephError
 from heph_vl.models import weights
+from heph_vl.models.backbone import pooled_backbone
 
 _NAMED = "name another: random, a .safetensors file of timm's weights, or a saved encoder's folder"
-_MEAN = np.array([0.485, 0.456, 0.406], np.float32)[:, None, None]
-_STD = np.array([0.229, 0.224, 0.225], np.float32)[:, None, None]
 _ENCODER = "backbone.model."  # where an Encoder keeps the features of its timm model
 
 
@@ -52,14 +53,7 @@ class PatchClassifier(nn.Module):
     def __init__(self, config: PatchClassifierConfig) -> None:
         super().__init__()
         self.config = config
-        try:
-            self.backbone = timm.create_model(
-                config.backbone, num_classes=0, **config.backbone_options
-            )
-        except Exception as error:  # timm refuses names and options in many ways
-            fix = "name a timm model, such as resnet18"
-            raise HephError("model.backbone", f"{config.backbone}: {error}", fix) from error
-        width = getattr(self.backbone, "head_hidden_size", None) or self.backbone.num_features
+        self.backbone, width = pooled_backbone(config.backbone, config.backbone_options)
         self.head = nn.Linear(width, 2)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
@@ -116,31 +110,30 @@ def classifier_loss(
     }
 
 
-def rgb_values(rgb: NDArray[np.uint8], size: int, where: str) -> NDArray[np.float32]:
-    """Pixel values of a coloured patch, as the paper's models and ImageNet's weights take it.
+@torch.no_grad()
+def predict(model: Any, patches: Any, *, batch_size: int, num_workers: int) -> NDArray[np.float64]:
+    """Probability of deformation of all patches; the model comes back in its mode.
 
     Args:
-        rgb: (h, w, 3) uint8; no-data white.
-        size: t [px]; a smaller patch is padded with white at the right and below.
-        where: How errors name the patch.
+        model: A module with `probability`: pixel values (B, 3, t, t) -> (B,).
+        patches: Sized, keyed by (index, draw), gives `pixel_values` (3, t, t).
+        batch_size: B.
+        num_workers: Processes that prepare batches.
 
     Returns:
-        (3, t, t) float32: /255, less ImageNet's mean, over its standard deviation.
-
-    Raises:
-        HephError: If the patch is larger.
+        (N,) in [0, 1].
     """
-    full = padded(rgb.transpose(2, 0, 1), size, 255, where)
-    return ((full / 255 - _MEAN) / _STD).astype(np.float32)
-
-
-def padded(values: NDArray[Any], size: int, fill: float, where: str) -> NDArray[Any]:
-    """Channels (3, h, w) in the top-left corner of (3, t, t); arguments as for `rgb_values`."""
-    height, width = values.shape[1:]
-    if max(height, width) > size:
-        what = f"{width} x {height} px, and data.patch_size is {size}"
-        raise HephError(where, what, "set data.patch_size to the size that the dataset has")
-    return np.pad(values, ((0, 0), (0, size - height), (0, size - width)), constant_values=fill)
+    was_training, device = model.training, next(model.parameters()).device
+    model.eval()
+    keys = [(index, 0) for index in range(len(patches))]
+    batches = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
+    found = [
+        model.probability(batch["pixel_values"].to(device)).cpu()
+        for batch in DataLoader(patches, batch_sampler=batches, num_workers=num_workers)
+    ]
+    model.train(was_training)
+    probabilities: NDArray[np.float64] = torch.cat(found).double().numpy()
+    return probabilities
 
 
 def initialise(

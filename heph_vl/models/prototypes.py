@@ -17,13 +17,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from heph_vl.errors import HephError
 from heph_vl.models import weights
+from heph_vl.models.backbone import pooled_backbone
 
 DIM, CLASSES = 3, 2
 
@@ -50,14 +50,7 @@ class Prototypes(nn.Module):
     def __init__(self, config: PrototypesConfig) -> None:
         super().__init__()
         self.config = config
-        try:
-            self.backbone = timm.create_model(
-                config.backbone, num_classes=0, **config.backbone_options
-            )
-        except Exception as error:  # timm refuses names and options in many ways
-            fix = "name a timm model, such as swin_base_patch4_window7_224"
-            raise HephError("model.backbone", f"{config.backbone}: {error}", fix) from error
-        self.width = getattr(self.backbone, "head_hidden_size", None) or self.backbone.num_features
+        self.backbone, self.width = pooled_backbone(config.backbone, config.backbone_options)
         self.projection = _projection(self.width, config.hidden)
         self.centres = nn.Parameter(torch.randn(CLASSES, DIM))
         self.frozen = False  # the pseudo-label stage's backbone and centres
@@ -117,6 +110,27 @@ class Prototypes(nn.Module):
         model = cls(weights.config_from_dict(PrototypesConfig, entries["config"], where))
         weights.fill(model, weights.read_weights(folder, entries["weights_sha256"]), folder)
         return model.eval()
+
+
+def go_on_from(folder: str | Path, backbone: str) -> tuple[Prototypes, dict[str, Any]]:
+    """A saved model to be trained further, and what it starts from.
+
+    Args:
+        folder: Where it was saved.
+        backbone: What it must be on.
+
+    Returns:
+        The model; and as `patch_classifier.initialise`, for the run's results.
+
+    Raises:
+        HephError: If the folder cannot be read, or the model is on another backbone.
+    """
+    model = Prototypes.from_pretrained(folder)
+    if model.config.backbone != backbone:
+        what = f"it is on {model.config.backbone}, model.backbone is {backbone}"
+        raise HephError(f"model.init: {folder}", what, "give both the same backbone")
+    sha256 = weights.weights_sha256(folder)
+    return model, {"source": str(folder), "sha256": sha256, "share": 1.0, "random": []}
 
 
 def prototype_loss(

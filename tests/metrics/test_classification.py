@@ -1,5 +1,6 @@
 """Classification: equal to slow references, exact on ties, silent on what a split does not show."""
 
+import json
 import math
 from typing import Any
 
@@ -19,7 +20,9 @@ from heph_vl.metrics.classification import (
     binary_statistics,
     calibration_error,
     decision_statistics,
+    plain_value,
     score_classes,
+    score_question,
     shift_prior,
 )
 
@@ -62,6 +65,47 @@ def test_ranks_with_ties_under_any_draw_equal_pairs(rows: list[tuple[int, bool, 
         for name, statistic in (("auroc", auroc), ("average_precision", average_precision)):
             found = statistic(truth, scores.astype(float), units)(np.array([draw], float))[0]
             assert found == pytest.approx(expected[name], nan_ok=True), (name, draw)
+
+
+@pytest.mark.parametrize(
+    ("scores", "truth", "area", "precision"),
+    [
+        ([0.9, 0.8, 0.3, 0.1], [1, 1, 0, 0], 1.0, 1.0),
+        ([0.1, 0.2, 0.8, 0.9], [1, 1, 0, 0], 0.0, (1 / 3 + 2 / 4) / 2),
+        ([0.9, 0.8, 0.7, 0.6], [1, 0, 1, 0], 0.75, (1 + 2 / 3) / 2),
+        ([0.5, 0.5, 0.5, 0.5], [1, 0, 0, 0], 0.5, 0.25),  # ties: chance
+        ([0.9, 0.5, 0.5, 0.1], [0, 1, 0, 0], 0.5, 1 / 3),
+        ([0.1, 0.2, 0.3], [0, 0, 0], None, None),
+        ([0.1, 0.2, 0.3], [1, 1, 1], None, None),
+    ],
+)
+def test_plain_values_by_hand(
+    scores: list[float], truth: list[int], area: float | None, precision: float | None
+) -> None:
+    columns = np.array(truth, bool), np.array(scores)
+    assert plain_value(auroc, *columns) == pytest.approx(area)
+    assert plain_value(average_precision, *columns) == pytest.approx(precision)
+
+
+def test_one_question_is_ready_for_json() -> None:
+    names = ("accuracy", "precision", "recall", "auroc")
+    options: dict[str, Any] = {"groups": ("a", "a", "b", "b"), "threshold": 0.5, "prior": 0.1}
+    probability = np.array([0.9, 0.6, 0.2, 0.3])
+    assert score_question(names, np.zeros(4, bool), probability, **options) == dict.fromkeys(names)
+    truth = np.array([True, False, False, False])
+    found = score_question(names, truth, probability, **options)
+    assert list(found) == list(names)
+    precision, recall, accuracy, area = (
+        found[name] or {} for name in ("precision", "recall", "accuracy", "auroc")
+    )
+    assert (precision["value"], precision["interval"]) == (0.5, None)
+    assert (accuracy["value"], accuracy["majority"]) == (0.75, 0.75)
+    assert (area["value"], area["majority"]) == (1.0, 0.5)
+    assert recall["per_group"] == {"a": 1.0, "b": None}
+    json.dumps(found, allow_nan=False)
+    options["threshold"] = 0.7
+    precision = score_question(names, truth, probability, **options)["precision"] or {}
+    assert precision["value"] == 1.0
 
 
 def test_known_values() -> None:

@@ -30,25 +30,17 @@ def load_command():
 command = load_command()
 
 
-@pytest.mark.parametrize(
-    ("scores", "truth", "auroc", "ap"),
-    [
-        ([0.9, 0.8, 0.3, 0.1], [1, 1, 0, 0], 1.0, 1.0),
-        ([0.1, 0.2, 0.8, 0.9], [1, 1, 0, 0], 0.0, (1 / 3 + 2 / 4) / 2),
-        ([0.9, 0.8, 0.7, 0.6], [1, 0, 1, 0], 0.75, (1 + 2 / 3) / 2),
-        ([0.5, 0.5, 0.5, 0.5], [1, 0, 0, 0], 0.5, 0.25),  # ties: chance
-        ([0.9, 0.5, 0.5, 0.1], [0, 1, 0, 0], 0.5, 1 / 3),
-    ],
-)
-def test_auroc_and_average_precision(scores, truth, auroc, ap):
-    assert probe.auroc(scores, truth) == pytest.approx(auroc)
-    assert probe.average_precision(scores, truth) == pytest.approx(ap)
-
-
-@pytest.mark.parametrize("truth", [[0, 0, 0], [1, 1, 1]])
-def test_one_class_has_no_score(truth):
-    assert probe.auroc([0.1, 0.2, 0.3], truth) is None
-    assert probe.average_precision([0.1, 0.2, 0.3], truth) is None
+def test_scores_of_a_target_by_hand():
+    # The first class: a tie, and one positive above it. The second is never true.
+    scores = np.array([[0.9, 0.2], [0.4, 0.6], [0.4, 0.1], [0.1, 0.3]])
+    truth = np.array([[1, 0], [1, 0], [0, 0], [0, 0]], bool)
+    found = probe.score_target(scores, truth, ("a", "b"), exclusive=False)
+    assert found["classes"] == {
+        "a": {"auroc": 3.5 / 4, "ap": pytest.approx((1 + 2 / 3) / 2), "positives": 2},
+        "b": {"auroc": None, "ap": None, "positives": 0},
+    }
+    assert (found["auroc"], found["ap"]) == (3.5 / 4, pytest.approx((1 + 2 / 3) / 2))
+    assert found["accuracy"] == 6 / 8  # the second row's answers are both wrong
 
 
 def test_neighbours_vote_by_cosine():

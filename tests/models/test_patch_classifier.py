@@ -17,8 +17,7 @@ from heph_vl.models.patch_classifier import (
     PatchClassifierConfig,
     classifier_loss,
     initialise,
-    padded,
-    rgb_values,
+    predict,
 )
 
 NAME = "test_resnet"
@@ -53,21 +52,29 @@ def test_loss_and_probability_by_hand() -> None:
     torch.testing.assert_close(model.probability(images), expected)
 
 
-def test_colours_are_normalised_as_for_imagenet_and_padded_white() -> None:
-    rgb = np.zeros((1, 2, 3), np.uint8)
-    rgb[0, 0] = 255, 0, 51
-    values = rgb_values(rgb, 2, "patch")
-    assert values.shape == (3, 2, 2)
-    assert values.dtype == np.float32
-    by_hand = [(1 - 0.485) / 0.229, -0.456 / 0.224, (0.2 - 0.406) / 0.225]
-    np.testing.assert_allclose(values[:, 0, 0], by_hand, rtol=1e-5)
-    white = [(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225]
-    np.testing.assert_allclose(values[:, 1, 1], white, rtol=1e-5)
+class Constant:
+    """Patches whose values are all their own index / 10."""
+
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
+        assert key[1] == 0
+        return {"pixel_values": torch.full((3, 32, 32), key[0] / 10)}
 
 
-def test_a_patch_that_is_too_large_is_one_line() -> None:
-    with pytest.raises(HephError, match=r"patch 7_1: 5 x 4 px, and data.patch_size is 4; set"):
-        padded(np.zeros((3, 4, 5)), 4, 0.0, "patch 7_1")
+@pytest.mark.parametrize("batch_size", [2, 8])
+def test_predictions_are_in_order_and_leave_the_mode(batch_size: int) -> None:
+    model = make().train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    found = predict(model, Constant(), batch_size=batch_size, num_workers=0)
+    assert model.training
+    assert len(same(before, model.state_dict())) == len(before)  # no norm has drifted
+    model.eval()
+    with torch.no_grad():
+        alone = [model.probability(torch.full((1, 3, 32, 32), i / 10)).item() for i in range(5)]
+    assert len(set(alone)) == 5
+    np.testing.assert_allclose(found, alone, atol=1e-6)
 
 
 def test_a_saved_classifier_comes_back(tmp_path: Path) -> None:

@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from heph_vl.errors import HephError
-from heph_vl.models.prototypes import Prototypes, PrototypesConfig, prototype_loss
+from heph_vl.models.prototypes import (
+    Prototypes,
+    PrototypesConfig,
+    go_on_from,
+    prototype_loss,
+)
+from heph_vl.models.weights import weights_sha256
 
 HIDDEN = [24, 16]
 
@@ -132,6 +138,22 @@ def test_a_saved_model_comes_back(tmp_path: Path, hidden: list[int]) -> None:
     images = patches(False, True)["pixel_values"]
     assert torch.equal(again(images), model(images))
     assert not again.frozen
+
+
+def test_a_saved_model_goes_on_on_its_own_backbone_only(tmp_path: Path) -> None:
+    model = make().eval()
+    model.save_pretrained(tmp_path)
+    again, start = go_on_from(tmp_path, "test_resnet")
+    images = patches(False, True)["pixel_values"]
+    assert torch.equal(again(images), model(images))
+    assert start == {
+        "source": str(tmp_path),
+        "sha256": weights_sha256(tmp_path),
+        "share": 1.0,
+        "random": [],
+    }
+    with pytest.raises(HephError, match=r"is on test_resnet, model\.backbone is resnet18; give"):
+        go_on_from(tmp_path, "resnet18")
 
 
 def test_an_unknown_backbone_and_another_model_are_one_line(tmp_path: Path) -> None:

@@ -4,26 +4,21 @@ import importlib.util
 import json
 import shutil
 import sys
-from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 from heph_vl.data.parquet import write_parquet
+from heph_vl.data.patch_rows import Patches
 from heph_vl.data.patches import PatchConfig
-from heph_vl.data.phase import colour, decode_image
-from heph_vl.data.preview import posterise
-from heph_vl.data.samples import PHASE_LEVELS, Sample
-from heph_vl.data.sampling import StepSampler
-from heph_vl.errors import HephError
-from heph_vl.models.patch_classifier import PatchClassifier
+from heph_vl.models.patch_classifier import PatchClassifier, predict
 from heph_vl.models.prototypes import Prototypes
 from heph_vl.run import launch, parse_config
+from heph_vl.simulate.patchset import write_patches
+from heph_vl.simulate.stream import StreamConfig
 from tests.conftest import REPO
 from tests.data.fake_archive import write_fake_archive
 
@@ -123,9 +118,9 @@ def test_results_are_those_of_the_saved_model_and_the_predictions(root, dataset,
     assert found["metrics"]["recall"]["interval"] is None  # one group
     kind = PatchClassifier if config == "tiny_resnet" else Prototypes
     model = kind.from_pretrained(folder / "model")
-    data = recipe.DataConfig(path=str(dataset), patch_size=48, num_workers=0)
-    test = recipe.Patches(recipe.parquet.load(dataset, "test"), data)
-    np.testing.assert_allclose(recipe.score(model, test, data), p, atol=1e-5)
+    test = Patches(dataset, "test", form="rgb", size=48)
+    again = predict(model, test, batch_size=5, num_workers=0)
+    np.testing.assert_allclose(again, p, atol=1e-5)
 
 
 @pytest.mark.parametrize(("config", "words"), [("tiny_resnet", RESNET), ("tiny_swinpl", SWIN)])
@@ -184,69 +179,6 @@ def test_going_on_with_labels_starts_from_the_saved_model(dataset, root, tmp_pat
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_the_rarer_class_is_repeated_until_both_are_equally_frequent():
-    labels = np.arange(47) % 16 == 3  # 3 of 47
-    weights = recipe.balanced(labels, recipe.DataConfig())
-    sampler = StepSampler(47, 47, seed=0, weights=weights)
-    for epoch in range(4):
-        drawn = Counter(index for index, _ in sampler.batch(epoch))
-        shares = [sum(n for i, n in drawn.items() if labels[i] == k) for k in (False, True)]
-        assert sorted(shares) == [23, 24]
-        assert all(n in (7, 8) for i, n in drawn.items() if labels[i])  # 23.5 / 3
-        assert all(n == 1 for i, n in drawn.items() if not labels[i])  # 23.5 / 44
-
-
-def test_a_picture_is_read_as_it_is_and_without_data_white(dataset):
-    rows = recipe.parquet.load(dataset, "train")
-    data = recipe.DataConfig(path=str(dataset), patch_size=48)
-    patches = recipe.Patches(rows, data)
-    seen = patches[(0, 99)]["pixel_values"]
-    stored = np.asarray(rows[0]["image"].convert("RGBA")) / 255
-    colours = np.where(stored[..., 3:] > 0, stored[..., :3], 1.0)
-    back = seen.transpose(1, 2, 0) * [0.229, 0.224, 0.225] + [0.485, 0.456, 0.406]
-    np.testing.assert_allclose(back, colours, atol=1e-6)
-    phasor = recipe.Patches(rows, replace(data, input="phasor"))[(0, 99)]["pixel_values"]
-    valid = stored[..., 3] > 0
-    np.testing.assert_allclose(np.hypot(phasor[0], phasor[1]), valid, atol=1e-6)
-    assert patches[(0, 0)]["deformation"] == bool(rows[0]["activity_types"])
-
-
-def sample_of(phase, valid):
-    step = np.rint(phase * PHASE_LEVELS / (2 * np.pi)).astype(int) % PHASE_LEVELS + 1
-    code = np.where(valid, step, 0).astype(np.uint8)
-    fill = np.zeros_like(code)
-    return Sample(code, fill, fill, (), None, None, "ascending", 0, 0, ())
-
-
-def test_a_sample_is_coloured_as_the_picture_that_it_came_from():
-    phase = np.linspace(-3.1, 3.1, 64 * 64).reshape(64, 64)
-    valid = np.arange(64)[:, None] + np.zeros(64) < 50
-    coloured = recipe.recoloured(sample_of(phase, valid))
-    expected = posterise(colour(phase, valid))
-    assert (coloured[~valid] == 255).all()
-    assert (coloured == expected).all(axis=2).mean() > 0.95  # phase is kept in 255 steps
-    decoded = decode_image(Image.fromarray(coloured)).wrapped_phase
-    error = np.angle(np.exp(1j * (decoded - phase)))[valid]
-    assert np.abs(error).mean() < 0.1
-
-
-def test_undefined_scores_are_none():
-    class Four:
-        labels = np.zeros(4, bool)
-        groups = ("a", "a", "b", "b")
-
-    found = recipe.measure(np.array([0.9, 0.1, 0.2, 0.3]), Four(), 0.1)
-    assert found == dict.fromkeys(recipe.METRICS)
-    Four.labels = np.array([True, False, False, False])
-    found = recipe.measure(np.array([0.9, 0.6, 0.2, 0.3]), Four(), 0.1)
-    assert found["precision"]["value"] == 0.5
-    assert found["auroc"] | {"per_group": None} == {
-        "value": 1.0, "interval": None, "per_group": None, "majority": 0.5,
-    }  # fmt: skip
-    assert found["recall"]["per_group"] == {"a": 1.0, "b": None}
-    json.dumps(found, allow_nan=False)
-
-
 @pytest.mark.parametrize(
     ("words", "message", "code"),
     [
@@ -254,6 +186,8 @@ def test_undefined_scores_are_none():
         (["--run.row", "SwinLP"], "'SwinLP' is not one of", 2),
         (["--data.path", "/missing"], "/missing", 1),
         (["--optimizer.lr", "-1"], "optimizer.lr: -1.0; a finite number", 1),
+        (["--data.evaluate_path", "/missing"], "/missing: no such dataset folder", 1),
+        (["--data.batch_size", "0"], "data.batch_size: 0; at least 1", 1),
         (["--data.patch_size", "32"], "has patches of 48 px, and data.patch_size is 32", 1),
         (["--model.init", "imagenet"], "cannot be had from the hub", 1),
         (["--data.labels", "pseudo"], "only a saved model of kind prototypes can label", 1),
@@ -268,9 +202,22 @@ def test_bad_configs_are_one_line(dataset, tmp_path, capsys, words, message, cod
         assert not list(tmp_path.rglob("config.yaml"))  # the name is free for another start
 
 
-def test_training_patches_of_one_class_are_refused():
-    with pytest.raises(HephError, match=r"PATH: all 3 training patches are of one class \(own"):
-        recipe.balanced(np.ones(3, bool), recipe.DataConfig(path="PATH"))
+@pytest.mark.slow
+def test_simulated_patches_train_and_others_evaluate(dataset, tmp_path, capsys):
+    simulated = tmp_path / "simulated"
+    write_patches(simulated, 12, StreamConfig(seed=1, pairs_per_place=6, dates=4))
+    words = ["--data.patch_size", "224", "--data.batch_size", "8", "--epochs", "2"]
+    assert train("tiny_resnet", simulated, tmp_path, *words) == 1
+    assert f"{simulated}: no split val" in capsys.readouterr().err
+    assert (
+        train("tiny_resnet", simulated, tmp_path, *words, "--data.evaluate_path", str(dataset)) == 0
+    )
+    folder = tmp_path / "table4" / "tiny_resnet"
+    found = results(folder)
+    assert (found["trained_on"], found["steps"]) == ("simulated", 3)  # 2 epochs of 12 patches / 8
+    assert (found["test"]["source"], found["test"]["patches"]) == ("real", 16)
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    assert np.mean([json.loads(line)["deforming"] for line in lines]) == 0.5  # both equally often
 
 
 def test_whole_interferograms_are_refused(tmp_path, capsys):
@@ -278,17 +225,6 @@ def test_whole_interferograms_are_refused(tmp_path, capsys):
     write_parquet(tmp_path / "archive", tmp_path / "whole")
     assert train("tiny_resnet", tmp_path / "whole", tmp_path) == 1
     assert "holds whole interferograms, not patches" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_patches_simulated_on_the_fly_train(dataset, tmp_path):
-    more = ["--data.simulated", "true", "--data.patch_size", "224", "--data.batch_size", "8"]
-    more += ["--data.simulated_epoch", "24", "--epochs", "1"]
-    assert train("tiny_resnet", dataset, tmp_path, *more) == 0
-    found = results(tmp_path / "table4" / "tiny_resnet")
-    assert (found["trained_on"], found["steps"]) == ("simulated on the fly", 3)
-    lines = (tmp_path / "table4" / "tiny_resnet" / "metrics.jsonl").read_text().splitlines()
-    assert 0 < np.mean([json.loads(line)["deforming"] for line in lines]) < 1
 
 
 @pytest.mark.parametrize("path", sorted((REPO / "configs").glob("table4/*.yaml")), ids=str)
