@@ -24,10 +24,10 @@ from typing import Any
 
 import yaml
 
-from eval.ablation_table import Ablation, markdown, print_table, read_object, read_runs, summarise
+from eval.ablation_table import AGAIN, Ablation, markdown, print_table, read_runs, summarise
 from heph_vl.config import UsageError, differing_keys, parse_config, to_plain
 from heph_vl.errors import HephError
-from heph_vl.files import write_text, writing
+from heph_vl.files import read_object, write_text, writing
 
 REPO = Path(__file__).resolve().parents[1]
 _STOPPED = "stopped; the same command goes on"
@@ -106,7 +106,7 @@ def run_one(ablation: Ablation, variant: str, seed: int, data: str, root: Path, 
             raise HephError(str(folder), what, "see its message above")
     arguments = ["--data", data, *shlex.split(ablation.evaluate)]
     if scores.is_file():
-        if read_object(scores)["arguments"] == arguments:
+        if read_object(scores, AGAIN)["arguments"] == arguments:
             return
         scores.unlink()
     fresh = scores.with_suffix(".new.json")
@@ -116,7 +116,7 @@ def run_one(ablation: Ablation, variant: str, seed: int, data: str, root: Path, 
         what = f"eval/evaluate.py ended with exit code {code}"
         raise HephError(str(folder), what, "see its message above")
     with writing(scores):
-        told = {"arguments": arguments} | read_object(fresh)
+        told = {"arguments": arguments} | read_object(fresh, AGAIN)
         write_text(scores, json.dumps(told, indent=1) + "\n")
         fresh.unlink()
 

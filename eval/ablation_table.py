@@ -3,7 +3,6 @@
 `read_runs` reads, `summarise` computes, `markdown` and `print_table` show; `eval/ablate.py` runs.
 """
 
-import json
 import re
 import statistics
 from collections.abc import Mapping, Sequence
@@ -13,8 +12,9 @@ from typing import Any
 
 from heph_vl.config import UsageError
 from heph_vl.errors import HephError
+from heph_vl.files import read_object
 
-_AGAIN = "delete the file, and the same command writes it again"
+AGAIN = "delete the file, and the same command writes it again"
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,8 @@ def read_runs(ablation: Ablation, root: Path) -> dict[str, dict[int, Result]]:
         folders = {seed: root / ablation.task / f"{variant}-{seed}" for seed in ablation.seeds}
         found[variant] = {
             seed: Result(
-                read_object(folder / "test.json"), read_object(folder / "environment.json")
+                read_object(folder / "test.json", AGAIN),
+                read_object(folder / "environment.json", AGAIN),
             )
             for seed, folder in folders.items()
             if all((folder / name).is_file() for name in ("results.json", "test.json"))
@@ -157,19 +158,6 @@ def print_table(table: Mapping[str, Any]) -> None:
     console.print(shown)
     for note in table["notes"]:
         console.print(note, highlight=False)
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON file that holds one object."""
-    try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise HephError(str(path), f"cannot be read ({error.strerror})", _AGAIN) from None
-    except ValueError as error:
-        raise HephError(str(path), f"not valid JSON ({error})", _AGAIN) from None
-    if not isinstance(content, dict):
-        raise HephError(str(path), "holds no object", _AGAIN)
-    return content
 
 
 def _number_at(evaluation: Mapping[str, Any], path: str) -> float | None:

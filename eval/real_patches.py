@@ -38,7 +38,7 @@ from heph_vl.detect import Picture, outlines, read_picture
 from heph_vl.errors import HephError
 from heph_vl.files import write_text, writing
 from heph_vl.index import Hit
-from heph_vl.metrics.classification import auroc
+from heph_vl.metrics.classification import auroc, plain_value
 from heph_vl.metrics.segmentation import count_pixels
 from heph_vl.sheet import draw_hits
 
@@ -332,8 +332,7 @@ def _auroc(deforming: Sequence[Look], others: Sequence[Look]) -> tuple[float | N
         return None, "all patches are of one class"
     truth = np.array([True] * len(deforming) + [False] * len(others))
     probability = np.array([one.probability for one in (*deforming, *others)])
-    members = np.ones((len(truth), 1))
-    value = float(auroc(truth, probability, members)(np.ones((1, 1)))[0])
+    value = plain_value(auroc, truth, probability)
     first, second = ({one.entry.frame for one in side} for side in (deforming, others))
     if first & second:
         return value, "some frames have patches of both classes"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from heph_vl.errors import HephError
+from heph_vl.files import read_object
 from heph_vl.metrics.bootstrap import MIN_GROUPS
 
 METRICS = {"accuracy": "ACC", "precision": "P", "recall": "R", "f1": "F1", "auroc": "AUROC"}
@@ -60,7 +61,8 @@ def read_run(folder: Path) -> Result:
     Raises:
         HephError: If a file is missing, broken, or of another recipe.
     """
-    results, environment = (_read(folder / name) for name in ("results.json", "environment.json"))
+    names = ("results.json", "environment.json")
+    results, environment = (read_object(folder / name, _AGAIN) for name in names)
     absent = [name for name in ("row", "initialisation", "test", "metrics") if name not in results]
     if absent:
         what = f"{absent[0]} is missing: no results of training/train_table4.py"
@@ -226,18 +228,6 @@ def _print(table: Mapping[str, Any]) -> None:
     console.print(shown)
     for note in table["notes"]:
         console.print(note)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise HephError(str(path), f"cannot be read ({error.strerror})", _AGAIN) from None
-    except ValueError as error:
-        raise HephError(str(path), f"not valid JSON ({error})", _AGAIN) from None
-    if not isinstance(content, dict):
-        raise HephError(str(path), "holds no object", _AGAIN)
-    return content
 
 
 if __name__ == "__main__":

@@ -1,10 +1,15 @@
-"""Writing that is all or nothing: a kill or a full disk leaves the old file or folder in place."""
+"""JSON objects read; files and folders written all or nothing.
+
+A kill or a full disk leaves the old file or folder in place.
+"""
 
 import contextlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -29,6 +34,19 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_object(path: Path, fix: str) -> dict[str, Any]:
+    """A JSON file that holds one object; if it cannot be read, the error says `fix`."""
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise HephError(str(path), f"cannot be read ({error.strerror})", fix) from None
+    except ValueError as error:
+        raise HephError(str(path), f"not valid JSON ({error})", fix) from None
+    if not isinstance(content, dict):
+        raise HephError(str(path), "holds no object", fix)
+    return content
 
 
 def write_text(path: Path, text: str) -> None:

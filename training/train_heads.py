@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from heph_vl.data import parquet
-from heph_vl.data.labels import label_shares, row_labels, sampling_weights, shared_out
+from heph_vl.data.labels import label_shares, row_labels, sampling_weights
 from heph_vl.data.sampling import StepSampler
 from heph_vl.data.transforms import TrainingSet, TransformConfig, collate
 from heph_vl.errors import HephError
@@ -112,12 +112,17 @@ def main(config: Config, resume: bool) -> None:
         raise HephError("loop.gradient_accumulation", what, fix)
     accelerator = make_accelerator(config.accelerator)
     # Data
-    rows = parquet.load_joined([config.data.path, *config.data.more], "train")
-    first = len(parquet.load(config.data.path, "train"))
+    parts = [parquet.load(path, "train") for path in (config.data.path, *config.data.more)]
+    rows = parquet.join(parts)
     validation = parquet.load(config.data.path, "val")
     labels = row_labels(rows)
-    weights = sampling_weights(labels, config.data.balance, config.data.rare_share)
-    weights = shared_out(weights, len(rows), first, config.data.more_share)
+    weights = sampling_weights(
+        labels,
+        config.data.balance,
+        config.data.rare_share,
+        first=len(parts[0]),
+        rest_share=config.data.more_share,
+    )
     samples = TrainingSet(
         rows, config.transform, seed=config.run.seed, cache_bytes=config.data.cache_bytes
     )

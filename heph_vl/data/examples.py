@@ -164,10 +164,10 @@ def fingerprint(archive: Archive, *more: object) -> str:
     return digest.hexdigest()[:16]
 
 
-@lru_cache(maxsize=1)
-def code_fingerprint() -> str:
-    """A hash of the code and tables that turn an archive into rows."""
-    folder = Path(__file__).parent
+@lru_cache
+def code_fingerprint(package: str = "data") -> str:
+    """A hash of the code and tables that make rows of an archive, or of another subpackage."""
+    folder = Path(__file__).parents[1] / package
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         hidden = "__pycache__" in path.parts or path.name in _NOT_HASHED

@@ -42,30 +42,41 @@ def row_labels(rows: Any) -> dict[str, NDArray[np.float64]]:
 
 
 def sampling_weights(
-    labels: Mapping[str, NDArray[np.float64]], balance: str, rare_share: float
+    labels: Mapping[str, NDArray[np.float64]],
+    balance: str,
+    rare_share: float,
+    *,
+    first: int | None = None,
+    rest_share: float = 0.5,
 ) -> NDArray[np.float64] | None:
-    """How often each row is drawn, up to a factor; None: equally."""
-    weights = np.ones(len(labels["deformation"]))
+    """How often each row is drawn, up to a factor.
+
+    Args:
+        labels: Of `row_labels`, N rows.
+        balance: `deformation`: rows with and without it are drawn equally often; or `none`.
+        rare_share: Types and flags rarer than this are drawn more often (repeat factors).
+        first: Rows of the first of two sets, each balanced for itself; None: there is one set.
+        rest_share: Share of all draws that are rows of the second set.
+
+    Returns:
+        (N,), or None: equally often.
+    """
+    count = len(labels["deformation"])
     classes = np.concatenate([labels["activity_types"], labels["quality"]], axis=1)
     factor = np.sqrt(rare_share / np.maximum(classes.mean(0), 1e-9)).clip(min=1)
-    weights *= np.where(classes > 0, factor, 1).max(1)
+    weights: NDArray[np.float64] = np.where(classes > 0, factor, 1).max(1)
     deforming = labels["deformation"][:, 0] > 0
-    if balance == "deformation" and 0 < deforming.sum() < len(deforming):
-        for side in (deforming, ~deforming):
-            weights[side] /= weights[side].sum()
+    in_first = np.arange(count) < (count if first is None else first)
+    parts = [part for part in (in_first, ~in_first) if part.any()]
+    for part in parts:
+        sides = part & deforming, part & ~deforming
+        if balance == "deformation" and all(side.any() for side in sides):
+            for side in sides:
+                weights[side] /= weights[side].sum()
+    if len(parts) == 2:
+        for part, share in zip(parts, (1 - rest_share, rest_share), strict=True):
+            weights[part] *= share / weights[part].sum()
     return None if (weights == weights[0]).all() else weights
-
-
-def shared_out(
-    weights: NDArray[np.float64] | None, count: int, first: int, rest_share: float
-) -> NDArray[np.float64] | None:
-    """Weights of `count` rows such that those after the `first` are `rest_share` of all draws."""
-    if count == first:
-        return weights
-    shared = np.ones(count) if weights is None else weights.copy()
-    for part, share in ((np.s_[:first], 1 - rest_share), (np.s_[first:], rest_share)):
-        shared[part] *= share / shared[part].sum()
-    return shared
 
 
 def label_shares(

@@ -125,20 +125,8 @@ def load(path: str | Path, split: str | None = None, *, cache_dir: str | Path | 
     return datasets.load_dataset(str(path), split=split, cache_dir=cache)
 
 
-def load_joined(paths: Sequence[str | Path], split: str) -> Any:
-    """Rows of one split of several datasets, one after another, with the columns that all have.
-
-    Args:
-        paths: Folders of `write_parquet`.
-        split: `train`, `val` or `test`.
-
-    Returns:
-        A `datasets.Dataset`.
-
-    Raises:
-        HephError: As `load`.
-    """
-    parts = [load(path, split) for path in paths]
+def join(parts: Sequence[Any]) -> Any:
+    """Rows of several `datasets.Dataset`, one after another, with the columns that all have."""
     common = [c for c in parts[0].column_names if all(c in part.column_names for part in parts)]
     return datasets.concatenate_datasets([part.select_columns(common) for part in parts])
 

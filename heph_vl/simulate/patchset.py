@@ -15,7 +15,6 @@ from typing import Any
 
 from datasets.arrow_writer import ParquetWriter
 
-from heph_vl import __version__
 from heph_vl.data import captions, splits, staging
 from heph_vl.data.card import dataset_card
 from heph_vl.data.examples import (
@@ -33,7 +32,7 @@ from heph_vl.errors import HephError
 from heph_vl.simulate.corpus import worker_pool
 from heph_vl.simulate.stream import PATCH_SIZE, Drawn, SimulatedPatches, StreamConfig
 
-PATCHES_PER_SHARD = 512
+PATCHES_PER_SHARD = 128  # lost at most, for each worker, when it is interrupted
 
 
 def write_patches(
@@ -64,7 +63,7 @@ def write_patches(
         raise HephError("simulate: patches", f"{n} asked", "ask for at least one")
     out = Path(out)
     asked = {k: v for k, v in asdict(config).items() if k != "transform"} | {"patches": n}
-    key = json.dumps([asked, code_fingerprint(), __version__])
+    key = json.dumps([asked, code_fingerprint(), code_fingerprint("simulate")])
     key = hashlib.sha256(key.encode()).hexdigest()[:16]
     with staging.output_errors(out):
         if staging.is_complete(out, key):
@@ -81,19 +80,21 @@ def write_patches(
         }
         left = {path: numbers for path, numbers in jobs.items() if not path.exists()}
         done = n - sum(map(len, left.values()))
-        with worker_pool(min(workers, max(1, len(left)))) as pool:
-            try:
-                futures = {
-                    pool.submit(_write_shard, path, numbers, config): len(numbers)
-                    for path, numbers in left.items()
-                }
-                for future in as_completed(futures):
-                    future.result()
-                    done += futures[future]
-                    if progress:
-                        progress(done, n)
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+        if progress:
+            progress(done, n)
+        pool = worker_pool(min(workers, max(1, len(left))))
+        try:
+            futures = {
+                pool.submit(_write_shard, path, numbers, config): len(numbers)
+                for path, numbers in left.items()
+            }
+            for future in as_completed(futures):
+                future.result()
+                done += futures[future]
+                if progress:
+                    progress(done, n)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
         counts = {"pairs": n, "rows": n}
         report: dict[str, Any] = {
             **{"config": "patches", "scheme": "grouped", "fold": None, "source": "simulated"},

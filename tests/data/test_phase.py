@@ -454,6 +454,10 @@ def test_coherence_is_linear_and_zero_without_data() -> None:
     alpha = np.array([[255, 255, 0]], np.uint8)
     stacked = Image.fromarray(np.dstack([grey, alpha]))
     assert np.allclose(read_coherence(png(stacked), (1, 3), "cc"), [[0, 0.2, 0]])
+    indexed = Image.fromarray(np.array([[7, 8, 9]], np.uint8), mode="P")
+    indexed.putpalette([90, 0, 0] * 7 + [0] * 3 + [51] * 3 + [255] * 3)  # unused colours may be any
+    indexed.info["transparency"] = 9
+    assert np.allclose(read_coherence(png(indexed), (1, 3), "cc"), [[0, 0.2, 0]])
 
 
 def test_coherence_of_another_size_or_in_colour_is_refused() -> None:

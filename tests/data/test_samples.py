@@ -97,6 +97,17 @@ def test_estimated_coherence_stands_in_for_the_measured_one():
     assert (samples.whole(interferogram, row, estimated=False).coherence != estimated).any()
 
 
+def test_decoded_arrays_give_the_pixels_of_their_interferogram():
+    y, x = np.mgrid[:40, :50]
+    wrapped = np.angle(np.exp(1j * (0.3 * x + 0.002 * y**2))).astype(np.float32)
+    valid = x > 5
+    measured = np.linspace(0, 1, wrapped.size, dtype=np.float32).reshape(wrapped.shape)
+    for coherence in (None, measured):
+        expected = samples.image_pixels(samples.from_phase(wrapped, valid, coherence))
+        found = samples.decoded_pixels(wrapped, valid, coherence)
+        assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
 def test_mirror_moves_everything_together(sample):
     mirrored = samples.mirror(sample)
     assert (mirrored.phase_code == sample.phase_code[:, ::-1]).all()

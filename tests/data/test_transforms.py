@@ -84,6 +84,15 @@ def test_mask_and_facts_agree_in_every_sample(rows):
     assert (False, (48, 48)) in seen
 
 
+def test_a_window_stands_for_a_large_whole(rows):
+    config = TransformConfig(crop_size=48, whole_fraction=0.5, whole_size=80)
+    samples = TrainingSet(rows, config, seed=0)
+    sizes = {samples[(0, draw)]["sample"].phase_code.shape for draw in range(20)}
+    assert sizes == {(48, 48), (80, 80)}
+    whole = TrainingSet(rows, TransformConfig(whole_fraction=1, whole_size=130), seed=0)
+    assert whole[(0, 0)]["sample"].phase_code.shape == (100, 120)
+
+
 def test_event_crops_hold_the_whole_pattern(rows):
     config = TransformConfig(crop_size=48, whole_fraction=0, event_fraction=1)
     dataset = TrainingSet(rows, config, seed=5)

@@ -14,6 +14,8 @@ from heph_vl.data import parquet
 from heph_vl.data.parquet import write_parquet
 from heph_vl.models.heads import Heads
 from heph_vl.run import launch, parse_config
+from heph_vl.simulate.patchset import write_patches
+from heph_vl.simulate.stream import StreamConfig
 from heph_vl.validate import Looked
 from tests.conftest import REPO
 from tests.data.fake_archive import write_fake_archive
@@ -134,6 +136,18 @@ def test_a_run_from_a_saved_encoder_with_every_option(dataset, finished, tmp_pat
     assert all(torch.equal(one[k], other[k]) for k in one)
     lines = (tmp_path / "heads" / "tiny" / "metrics.jsonl").read_text().splitlines()
     assert np.isfinite(json.loads(lines[-1])["facts"])
+
+
+def test_more_datasets_and_windows_train(dataset, tmp_path):
+    more = tmp_path / "more"
+    write_patches(more, 4, StreamConfig(seed=1, pairs_per_place=4, dates=4))
+    words = ["--data.more", f"[{more}]", "--transform.whole_size", "80", "--loop.steps", "2"]
+    assert train(dataset, tmp_path, *words) == 0
+    assert len(losses(tmp_path / "heads" / "tiny")) == 2
+    parts = [parquet.load(path, "train") for path in (dataset, more)]
+    joined = parquet.join(parts)
+    assert list(joined["unique_id"]) == [uid for part in parts for uid in part["unique_id"]]
+    assert set(joined.column_names) == set(parts[0].column_names)
 
 
 @pytest.mark.parametrize(
