@@ -8,6 +8,7 @@ resumes, and the bytes do not depend on the number of workers, processes or mach
 import hashlib
 import json
 import os
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -358,9 +359,13 @@ def worker_pool(workers: int) -> ProcessPoolExecutor:
     and go at every step: with huge pages (glibc 2.35 and newer) that takes a fifth less time.
     """
     os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
-    return ProcessPoolExecutor(
-        workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
-    )
+    return ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker)
+
+
+def _start_worker() -> None:
+    torch.set_num_threads(1)
+    # Ctrl-C reaches all processes: the first one gives out no more work, and waits for this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _write_chunk(out: Path, settings: Settings, chunk: Chunk, dem: str | None) -> list[Annotation]:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from concurrent.futures import as_completed
 from dataclasses import asdict
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from heph_vl.data.features import features
 from heph_vl.data.native import encode_png
 from heph_vl.data.phase import NATIVE_SPACING_DEG
 from heph_vl.errors import HephError
+from heph_vl.files import write_bytes
 from heph_vl.simulate.corpus import worker_pool
 from heph_vl.simulate.stream import PATCH_SIZE, Drawn, SimulatedPatches, StreamConfig
 
@@ -146,12 +148,11 @@ def patch_row(number: int, drawn: Drawn) -> Row:
 
 
 def _write_shard(path: Path, numbers: range, config: StreamConfig) -> None:
-    """One shard under a temporary name, then renamed."""
+    """One shard, all or nothing: it is made in memory, some ten megabytes."""
     patches = SimulatedPatches(config)
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as stream:
-        writer = ParquetWriter(stream=stream, features=features("patches"), writer_batch_size=64)
-        for number in numbers:
-            writer.write(writer._features.encode_example(patch_row(number, patches.draw(number))))
-        writer.finalize(close_stream=False)
-    temporary.replace(path)
+    stream = BytesIO()
+    writer = ParquetWriter(stream=stream, features=features("patches"), writer_batch_size=64)
+    for number in numbers:
+        writer.write(writer._features.encode_example(patch_row(number, patches.draw(number))))
+    writer.finalize(close_stream=False)
+    write_bytes(path, stream.getvalue())
