@@ -67,8 +67,9 @@ class DataConfig:
     num_workers: int = 1  # that prepare batches, for each process
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise HephError("data.batch_size", f"{self.batch_size}", "at least 1")
+        for name in ("batch_size", "patch_size"):
+            if getattr(self, name) < 1:
+                raise HephError(f"data.{name}", f"{getattr(self, name)}", "at least 1")
 
 
 @dataclass(frozen=True)

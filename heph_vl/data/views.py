@@ -11,6 +11,7 @@ As in `data.transforms`, choices depend on (seed, draw, index) alone.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -120,15 +121,16 @@ def negate(view: View) -> View:
 
 def add_phase(view: View, phase: float | NDArray[np.floating]) -> View:
     """Add phase [rad], one number or (h, w): a turn of each phasor, exact on the circle."""
-    turn = np.exp(1j * np.asarray(phase, np.float32))
-    return View((view.z * turn).astype(np.complex64), view.coherence, view.valid)
+    phase = np.asarray(phase, np.float32)
+    turn = np.empty(phase.shape, np.complex64)
+    turn.real, turn.imag = np.cos(phase), np.sin(phase)  # a third of the time of np.exp
+    return View(view.z * turn, view.coherence, view.valid)
 
 
 def ramp(shape: tuple[int, int], right: float, down: float) -> NDArray[np.float32]:
     """Phase (h, w) [rad] of a plane with the given gradients [rad/px], 0 in the first pixel."""
-    y, x = np.indices(shape, dtype=np.float32)
-    plane: NDArray[np.float32] = (right * x + down * y).astype(np.float32)
-    return plane
+    y, x = (np.arange(n, dtype=np.float32) for n in shape)
+    return np.float32(right) * x + np.float32(down) * y[:, None]
 
 
 def turbulence(shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.float32]:
@@ -144,18 +146,26 @@ def turbulence(shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.f
     Returns:
         (h, w) float32 [rad]; waves shorter than `REFERENCE_M` have unit variance.
     """
+    from scipy import fft  # numpy's has no single precision
+
     # Fourier synthesis is periodic: opposite edges must not be neighbours.
     height, width = (math.ceil(1.25 * n / 16) * 16 for n in shape)
+    noise = rng.standard_normal((height, width), dtype=np.float32)
+    spectrum = fft.rfft2(noise) * _turbulence_filter(height, width)
+    screen: NDArray[np.float32] = fft.irfft2(spectrum, s=noise.shape)[: shape[0], : shape[1]]
+    return screen
+
+
+@lru_cache(maxsize=16)
+def _turbulence_filter(height: int, width: int) -> NDArray[np.float32]:
+    """Amplitudes (height, width / 2 + 1) that make turbulence of white noise."""
     ky = np.fft.fftfreq(height, SPACING_M)[:, None]
     k = np.hypot(ky, np.fft.rfftfreq(width, SPACING_M)[None])
     k[0, 0] = np.inf  # no mean
     amplitude = k ** (-4 / 3) * np.maximum(k * CORNER_M, 1) ** -0.5
     level = 1 / (3 * math.pi * REFERENCE_M ** (2 / 3))
-    noise = rng.standard_normal((height, width), dtype=np.float32)
-    screen = np.fft.irfft2(
-        np.fft.rfft2(noise) * amplitude * (math.sqrt(level) / SPACING_M), s=noise.shape
-    )
-    return screen[: shape[0], : shape[1]].astype(np.float32)
+    found: NDArray[np.float32] = (amplitude * (math.sqrt(level) / SPACING_M)).astype(np.float32)
+    return found
 
 
 def decorrelate(view: View, factor: float | NDArray[np.floating], rng: np.random.Generator) -> View:
