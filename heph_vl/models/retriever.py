@@ -1,21 +1,18 @@
 """Text and image in one space: the retriever, and the loss it is trained with.
 
-    B images, G texts, A scene atoms, E = `dim` of the common space
+    B images, G texts, E = `dim` of the common space
 
     image -> encoder -> pooled (B, D) -> image_embeds u (B, E), unit
     text -> text tower (G, width) -> text_embeds v (G, E), unit
     loss = contrastive(u, v, positives = which text is true of which image) + saliency
 
-41 % of the interferograms share one caption, so a text has many images. Which, follows from facts:
-scene atoms as a bitmask, and at most 4 patterns (type, intensity, 11-bit mask of regions).
+The contrastive losses, and which text is true of which image, are in `contrastive`.
 """
 
 import hashlib
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import permutations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,15 +20,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from heph_vl.data.captions import MAX_PATTERNS, PATTERN_TYPES
 from heph_vl.errors import HephError
 from heph_vl.models import weights
+from heph_vl.models.contrastive import (
+    NUM_SIMILARITY_FACTS,
+    contrastive_loss,
+    distinct_texts,
+    entails,
+    fact_counts,
+    fact_similarity,
+    sigmoid_loss,
+    soft_loss,
+)
 from heph_vl.models.encoder import Encoder, EncoderConfig, balanced_mean, saliency_terms
 from heph_vl.models.gather import gather_rows
 from heph_vl.models.text import TextConfig, TextTower, load_tokenizer, save_tokenizer, tokenize
 
 MAX_LOGIT_SCALE = math.log(100)
-_UNSPECIFIED = PATTERN_TYPES.index("unspecified")
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,9 @@ class RetrieverConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     text: TextConfig = field(default_factory=TextConfig)
     dim: int = 256
-    loss: Literal["entailment", "diagonal"] = "entailment"  # diagonal: CLIP's, each its own text
+    # entailment: many positives; diagonal: CLIP's, each its own text; sigmoid: entailment in pairs,
+    # as SigLIP's; soft: shares by similarity of facts.
+    loss: Literal["entailment", "diagonal", "sigmoid", "soft"] = "entailment"
     saliency_weight: float = 1.0
 
 
@@ -55,6 +62,8 @@ class Retriever(nn.Module):
     Raises:
         HephError: If the tokenizer has more pieces than the text tower has embeddings.
     """
+
+    fact_weights: Tensor
 
     def __init__(self, config: RetrieverConfig, tokenizer: Any = None) -> None:
         super().__init__()
@@ -71,6 +80,18 @@ class Retriever(nn.Module):
         self.image_projection = nn.Linear(config.encoder.dim, config.dim, bias=False)
         self.text_projection = nn.Linear(config.text.width, config.dim, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(10)))  # t: logits are exp(t) u . v
+        self.logit_bias = nn.Parameter(torch.zeros(())) if config.loss == "sigmoid" else None
+        self.register_buffer("fact_weights", torch.ones(NUM_SIMILARITY_FACTS), persistent=False)
+
+    def weigh_facts(self, scene_atoms: Tensor, patterns: Tensor) -> None:
+        """Let rare facts count more in `soft`: log(1 + N / number of records that have one).
+
+        Args:
+            scene_atoms: (N, A) bool of the training records.
+            patterns: (N, 4, 3) int64.
+        """
+        number = (fact_counts(scene_atoms, patterns) > 0).sum(0)
+        self.fact_weights.copy_(torch.log1p(len(scene_atoms) / number.clamp(min=0.5)))
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """All that the loss needs of the model, under the names of the methods below."""
@@ -85,6 +106,7 @@ class Retriever(nn.Module):
             "saliency_logits": seen.saliency_logits,
             "token_mask": seen.token_mask,
             "logit_scale": logit_scale,
+            **({} if self.logit_bias is None else {"logit_bias": self.logit_bias}),
         }
 
     def encode_images(
@@ -209,19 +231,31 @@ def retriever_loss(
         batch["text_count"],
     )
     u, v, has_text, scene, patterns, text_scene, text_patterns, fact_count, text_count = rows
-    if config.loss == "entailment":
-        texts = distinct_texts(text_scene, text_patterns, has_text)
-        positives = entails(text_scene[texts], text_patterns[texts], scene, patterns).T
-        weighting = fact_count**-0.5, text_count[texts] ** 0.5
-    else:
+    if config.loss == "diagonal":
         texts = has_text.nonzero()[:, 0]
         positives = torch.eye(len(u), dtype=torch.bool, device=u.device)[:, texts]
         weighting = torch.ones_like(fact_count), torch.ones_like(text_count[texts])
-    contrastive = contrastive_loss(u, v[texts], out["logit_scale"], positives, *weighting)
+    else:
+        texts = distinct_texts(text_scene, text_patterns, has_text)
+        positives = entails(text_scene[texts], text_patterns[texts], scene, patterns).T
+        weighting = fact_count**-0.5, text_count[texts] ** 0.5
+    scale = out["logit_scale"]
+    if config.loss == "sigmoid":
+        bias = out["logit_bias"]
+        contrastive = sigmoid_loss(u, v[texts], scale, bias, positives, *weighting)
+    elif config.loss == "soft":
+        similarity = fact_similarity(
+            fact_counts(scene, patterns),
+            fact_counts(text_scene[texts], text_patterns[texts]),
+            unwrapped.fact_weights,
+        )
+        contrastive = soft_loss(u, v[texts], scale, similarity, *weighting)
+    else:
+        contrastive = contrastive_loss(u, v[texts], scale, positives, *weighting)
     loss = contrastive
     logs: dict[str, Tensor | float] = {
         "contrastive": contrastive.detach(),
-        "logit_scale": out["logit_scale"].detach().exp(),
+        "logit_scale": scale.detach().exp(),
         "texts": float(len(texts)),
         "positives": positives.float().mean().detach(),
     }
@@ -231,110 +265,6 @@ def retriever_loss(
         loss = loss + config.saliency_weight * saliency
         logs["saliency"] = saliency.detach()
     return loss, logs
-
-
-def contrastive_loss(
-    u: Tensor,
-    v: Tensor,
-    logit_scale: Tensor,
-    positives: Tensor,
-    image_weights: Tensor,
-    text_weights: Tensor,
-) -> Tensor:
-    """Contrastive loss with many positives, mean of both directions.
-
-    For image i and a positive text g, with s_ig = exp(t) u_i . v_g,
-
-        l(i, g) = -log(e^s_ig / (e^s_ig + sum over g' that are not positives of i of e^s_ig')),
-
-    averaged over the positives of i, then over the images by weight; texts likewise. Other
-    positives stay out of the denominator: there they would push what belongs together apart, and
-    leave a floor of log |P|. With one positive in each row it is CLIP's loss.
-
-    Args:
-        u: (B, E) unit embeddings of images.
-        v: (G, E) unit embeddings of texts.
-        logit_scale: (), t.
-        positives: (B, G) bool, whether text g is true of image i.
-        image_weights: (B,), any scale.
-        text_weights: (G,), any scale.
-
-    Returns:
-        () float32; 0, with a warning, when there is nothing to contrast.
-    """
-    with torch.autocast(u.device.type, enabled=False):
-        logits = logit_scale.float().exp() * u.float() @ v.float().T
-        if len(v) < 2 or bool(positives.all()) or not bool(positives.any()):
-            warnings.warn(
-                "contrastive loss 0: the batch has no negatives, no positives or one text",
-                stacklevel=2,
-            )
-            return logits.sum() * 0.0
-        return 0.5 * (
-            _one_direction(logits, positives, image_weights)
-            + _one_direction(logits.T, positives.T, text_weights)
-        )
-
-
-def _one_direction(logits: Tensor, positives: Tensor, row_weights: Tensor) -> Tensor:
-    # A row without negatives gets a sum of nearly e^-3e38 = 0, with a gradient of 0, not NaN.
-    floor = torch.finfo(logits.dtype).min
-    negatives = logits.masked_fill(positives, floor).logsumexp(1, keepdim=True)
-    losses = F.softplus(negatives - logits)  # -log(e^s / (e^s + e^negatives))
-    num_positives = positives.sum(1)
-    row_losses = losses.masked_fill(~positives, 0.0).sum(1) / num_positives.clamp(min=1)
-    weights_ = row_weights.float() * (num_positives > 0)
-    return (weights_ * row_losses).sum() / weights_.sum()
-
-
-def entails(text_scene: Tensor, text_patterns: Tensor, scene: Tensor, patterns: Tensor) -> Tensor:
-    """Which text is true of which image, as far as the facts go.
-
-    The text's scene atoms must be among the image's, and its patterns be assignable to distinct
-    patterns of the image that have every attribute stated; all 24 assignments are tried. The slow
-    reference is `data.captions.entails`.
-
-    Args:
-        text_scene: (G, A) bool.
-        text_patterns: (G, 4, 3) int64: type, intensity, 11-bit mask of regions; type -1 = no
-            pattern, intensity -1 = not stated.
-        scene: (B, A) bool.
-        patterns: (B, 4, 3) int64.
-
-    Returns:
-        (G, B) bool.
-    """
-    absent_atoms = text_scene.float() @ (~scene).float().T  # (G, B) counts, exact in float32
-    kind, intensity, regions = text_patterns[:, None, :, None].unbind(-1)  # (G, 1, 4, 1)
-    its_kind, its_intensity, its_regions = patterns[None, :, None].unbind(-1)  # (1, B, 1, 4)
-    fits = (its_kind >= 0) & ((kind == its_kind) | (kind == _UNSPECIFIED))
-    fits &= (intensity < 0) | (intensity == its_intensity)
-    fits &= (regions & ~its_regions) == 0
-    fits |= kind < 0  # (G, B, 4, 4): the text's a-th pattern, the image's b-th
-    assignable = torch.zeros_like(absent_atoms, dtype=torch.bool)
-    for order in permutations(range(MAX_PATTERNS)):
-        assignable |= fits[:, :, range(MAX_PATTERNS), order].all(-1)
-    return (absent_atoms == 0) & assignable
-
-
-def distinct_texts(text_scene: Tensor, text_patterns: Tensor, has_text: Tensor) -> Tensor:
-    """The first text with each set of facts, so that no text is a negative of its own copy.
-
-    Args:
-        text_scene: (G, A) bool.
-        text_patterns: (G, 4, 3) int64; their order does not matter.
-        has_text: (G,) bool, False for an empty text, which is left out.
-
-    Returns:
-        (G',) int64 indices, in order.
-    """
-    kind, intensity, regions = (text_patterns + 1).unbind(-1)
-    codes = ((kind << 2 | intensity) << 12 | regions).masked_fill(kind == 0, 0).sort(1).values
-    candidates = has_text.nonzero()[:, 0]
-    facts = torch.cat([text_scene.long(), codes], dim=1)[candidates]
-    sets, number = torch.unique(facts, dim=0, return_inverse=True)
-    first = torch.full((len(sets),), len(has_text), device=number.device)
-    return first.scatter_reduce(0, number, candidates, "amin").sort().values
 
 
 def _unit(embeddings: Tensor) -> Tensor:
