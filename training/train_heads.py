@@ -53,16 +53,19 @@ class DataConfig:
     # Images of an activity type or flag rarer than this are drawn sqrt(share / own share) times
     # as often (repeat factors; Gupta et al., 2019, section 4.2); 0: never.
     rare_share: float = 0.0
+    # An image of a volcano group of n images is drawn n^-power times as often; 1: all groups alike.
+    group_power: float = 0.0
     evaluate_images: int = 200  # of the validation split during training; at the end all
     num_workers: int = 1  # that prepare batches, for each process
     cache_bytes: int = 4 << 30  # for decoded interferograms, for each worker
 
     def __post_init__(self) -> None:
-        shares = self.rare_share, self.more_share
+        shares = self.rare_share, self.more_share, self.group_power
         if not all(0 <= share <= 1 for share in shares) or self.evaluate_images < 1:
-            what = f"{self.rare_share}, {self.more_share}, {self.evaluate_images}"
-            fix = "shares from 0 to 1, and at least 1 image"
-            raise HephError("data.rare_share, more_share, evaluate_images", what, fix)
+            what = ", ".join(map(str, (*shares, self.evaluate_images)))
+            fix = "numbers from 0 to 1, and at least 1 image"
+            where = "data.rare_share, more_share, group_power, evaluate_images"
+            raise HephError(where, what, fix)
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,8 @@ def main(config: Config, resume: bool) -> None:
         config.data.rare_share,
         first=len(parts[0]),
         rest_share=config.data.more_share,
+        groups=rows["volcano_group"],
+        group_power=config.data.group_power,
     )
     samples = TrainingSet(
         rows, config.transform, seed=config.run.seed, cache_bytes=config.data.cache_bytes
@@ -157,7 +162,7 @@ def main(config: Config, resume: bool) -> None:
     # Model
     model = Heads(config.model)
     if config.init.path is not None:
-        model.load_encoder(config.init.path, config.init.sha256)
+        model.encoder.fill_from(config.init.path, config.init.sha256)
     model.set_priors(label_shares(labels, weights))
     optimizer = make_optimizer(model, config.optimizer.lr, config.optimizer.weight_decay)
     average = EMA(model, config.optimizer.ema_decay, accelerator.device)

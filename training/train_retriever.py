@@ -13,13 +13,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
+import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
 from heph_vl.data import captions, parquet
 from heph_vl.data.captions import CaptionFacts, Pattern
+from heph_vl.data.labels import row_labels, sampling_weights
 from heph_vl.data.sampling import StepSampler
 from heph_vl.data.transforms import TrainingSet, TransformConfig, collate
 from heph_vl.embed import embed_images
@@ -47,9 +50,29 @@ class DataConfig:
     """Which rows, how many at once, and who prepares them."""
 
     path: str = "runs/dataset"  # written by `heph-vl dataset`
+    # Further datasets whose train rows are added, such as one of `heph-vl simulate-patches`.
+    more: list[str] = field(default_factory=list)
+    more_share: float = 0.5  # of the draws that are rows of `more`, if there are any
+    balance: Literal["none", "deformation"] = "none"  # deformation: images with it half the time
+    # An image of a volcano group of n images is drawn n^-power times as often; 1: all groups alike.
+    group_power: float = 0.0
     batch_size: int = 256  # of all processes together
     num_workers: int = 1  # that prepare batches, for each process
     cache_bytes: int = 4 << 30  # for decoded interferograms, for each worker
+
+    def __post_init__(self) -> None:
+        shares = self.more_share, self.group_power
+        if not all(0 <= share <= 1 for share in shares):
+            what = ", ".join(map(str, shares))
+            raise HephError("data.more_share, group_power", what, "numbers from 0 to 1")
+
+
+@dataclass(frozen=True)
+class InitConfig:
+    """A saved encoder to start from: an encoder, or the one of MoCo, heads or a retriever."""
+
+    path: str | None = None
+    sha256: str | None = None  # of the encoder's weights, to be sure which
 
 
 @dataclass(frozen=True)
@@ -68,6 +91,7 @@ class Config:
     run: RunConfig = field(default_factory=RunConfig)
     data: DataConfig = field(default_factory=DataConfig)
     transform: TransformConfig = field(default_factory=TransformConfig)
+    init: InitConfig = field(default_factory=InitConfig)
     model: RetrieverConfig = field(default_factory=RetrieverConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
@@ -92,7 +116,8 @@ def main(config: Config, resume: bool) -> None:
         )
     accelerator = make_accelerator(config.accelerator)
     # Data
-    rows = parquet.load(config.data.path, "train")
+    parts = [parquet.load(path, "train") for path in (config.data.path, *config.data.more)]
+    rows = parquet.join(parts)
     validation = parquet.load(config.data.path, "val")
     run = Run.start(
         accelerator,
@@ -115,6 +140,15 @@ def main(config: Config, resume: bool) -> None:
         seed=config.run.seed,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
+        weights=sampling_weights(
+            row_labels(rows),
+            config.data.balance,
+            0.0,
+            first=len(parts[0]),
+            rest_share=config.data.more_share,
+            groups=rows["volcano_group"],
+            group_power=config.data.group_power,
+        ),
     )
     tokenizer_folder = run.folder / "tokenizer"
     with accelerator.main_process_first():
@@ -134,6 +168,10 @@ def main(config: Config, resume: bool) -> None:
 
     # Model
     model = Retriever(config.model, tokenizer)
+    if config.init.path is not None:
+        model.encoder.fill_from(config.init.path, config.init.sha256)
+    facts = [captions.encode(captions.parse(text)) for text in rows["caption"]]
+    model.weigh_facts(*(torch.from_numpy(np.stack(part)) for part in zip(*facts, strict=True)))
     optimizer = make_optimizer(model, config.optimizer.lr, config.optimizer.weight_decay)
     average = EMA(model, config.optimizer.ema_decay, accelerator.device)
 

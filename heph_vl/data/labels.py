@@ -1,6 +1,6 @@
 """Label groups in the order of their outputs, and how often rows are drawn to balance them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,8 @@ def sampling_weights(
     *,
     first: int | None = None,
     rest_share: float = 0.5,
+    groups: Sequence[str] = (),
+    group_power: float = 0.0,
 ) -> NDArray[np.float64] | None:
     """How often each row is drawn, up to a factor.
 
@@ -57,6 +59,8 @@ def sampling_weights(
         rare_share: Types and flags rarer than this are drawn more often (repeat factors).
         first: Rows of the first of two sets, each balanced for itself; None: there is one set.
         rest_share: Share of all draws that are rows of the second set.
+        groups: Volcano group of each row.
+        group_power: A row of a group of n rows is drawn n^-power times as often.
 
     Returns:
         (N,), or None: equally often.
@@ -65,6 +69,9 @@ def sampling_weights(
     classes = np.concatenate([labels["activity_types"], labels["quality"]], axis=1)
     factor = np.sqrt(rare_share / np.maximum(classes.mean(0), 1e-9)).clip(min=1)
     weights: NDArray[np.float64] = np.where(classes > 0, factor, 1).max(1)
+    if group_power:
+        _, group, sizes = np.unique(np.array(groups), return_inverse=True, return_counts=True)
+        weights *= sizes[group] ** -group_power
     deforming = labels["deformation"][:, 0] > 0
     in_first = np.arange(count) < (count if first is None else first)
     parts = [part for part in (in_first, ~in_first) if part.any()]

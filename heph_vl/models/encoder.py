@@ -190,6 +190,26 @@ class Encoder(nn.Module):
             parts.append(features if pyramid else {CELL: features[CELL]})
         return {s: torch.cat([part[s] for part in parts]) for s in parts[0]}
 
+    def fill_from(self, folder: str | Path, sha256: str | None = None) -> None:
+        """Take the weights of a saved encoder, alone or inside a saved retriever or other model.
+
+        Args:
+            folder: Of `save_pretrained`.
+            sha256: The encoder weights that are expected, if it matters which.
+
+        Raises:
+            HephError: It is missing, another one, or made otherwise than this one.
+        """
+        inside = Path(folder) / "encoder"
+        folder = inside if inside.is_dir() else Path(folder)
+        encoder = Encoder.from_pretrained(folder, sha256=sha256)
+        for name in ("backbone", "backbone_options", "norm", "dim", "num_latents", "num_heads"):
+            saved, mine = (getattr(c, name) for c in (encoder.config, self.config))
+            if saved != mine:
+                what = f"the saved encoder's {name} is {saved}, the config's {mine}"
+                raise HephError(str(folder), what, f"set model.encoder.{name} to {saved}")
+        weights.fill(self, encoder.state_dict(), folder)
+
     def save_pretrained(self, folder: str | Path) -> str:
         """Write the encoder to a folder; the sha256 of its weights, its identity."""
         config = replace(self.config, pretrained=None)  # its weights are part of these

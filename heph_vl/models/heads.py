@@ -120,26 +120,6 @@ class Heads(nn.Module):
             groups.append(share.log() if name in SOFTMAX else share.logit())
         self.log_prior.copy_(torch.cat(groups))
 
-    def load_encoder(self, folder: str | Path, sha256: str | None = None) -> None:
-        """Start from a saved encoder, alone or inside a saved retriever or other model.
-
-        Args:
-            folder: Of `save_pretrained`.
-            sha256: The encoder weights that are expected, if it matters which.
-
-        Raises:
-            HephError: It is missing, another one, or made otherwise than this model's.
-        """
-        inside = Path(folder) / "encoder"
-        folder = inside if inside.is_dir() else Path(folder)
-        encoder = Encoder.from_pretrained(folder, sha256=sha256)
-        for name in ("backbone", "backbone_options", "norm", "dim", "num_latents", "num_heads"):
-            saved, mine = (getattr(c, name) for c in (encoder.config, self.config.encoder))
-            if saved != mine:
-                what = f"the saved encoder's {name} is {saved}, the config's {mine}"
-                raise HephError(str(folder), what, f"set model.encoder.{name} to {saved}")
-        weights.fill(self.encoder, encoder.state_dict(), folder)
-
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Raw logits of all label groups, of the tiles' pixels and of the tokens' saliency."""
         valid, size = batch["valid"], batch.get("size")

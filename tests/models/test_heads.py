@@ -434,6 +434,10 @@ def test_two_sets_are_shared_out_and_each_balanced_for_itself() -> None:
     assert plain is not None
     assert plain.tolist() == pytest.approx([1 / 8] * 4 + [1 / 12] * 6)
     assert sampling_weights(labels, "deformation", 0.0, first=10) is None  # 5 of each, one set
+    groups = ["etna"] * 8 + ["taal"] * 2
+    even = sampling_weights(labels, "none", 0.0, groups=groups, group_power=1.0)
+    assert even is not None
+    assert even[:8].sum() == pytest.approx(even[8:].sum())
 
 
 # Disk and starts
@@ -467,13 +471,13 @@ def test_a_start_from_a_saved_encoder(tmp_path: Path) -> None:
     sha256 = source.encoder.save_pretrained(tmp_path / "alone")
     for folder in ("heads", "alone"):
         model = make()
-        model.load_encoder(tmp_path / folder, sha256)
+        model.encoder.fill_from(tmp_path / folder, sha256)
         assert (model.encoder.projection.bias == 5).all()
     with pytest.raises(HephError, match="sha256 is"):
-        make().load_encoder(tmp_path / "heads", "0" * 64)
+        make().encoder.fill_from(tmp_path / "heads", "0" * 64)
     other = make(encoder={"num_heads": 4})
     with pytest.raises(HephError, match="encoder's num_heads is 2, the config's 4; set model"):
-        other.load_encoder(tmp_path / "heads")
+        other.encoder.fill_from(tmp_path / "heads")
 
 
 def test_a_frozen_encoder_stays_as_it_is() -> None:

@@ -135,3 +135,24 @@ def test_every_config_is_read_and_has_its_header(path):
     assert all(line.startswith("# ") for line in header)
     assert header[2].startswith("# Expected:")
     assert header[3].startswith("# Smoke:")
+
+
+def test_it_starts_from_a_saved_encoder_and_joins_datasets(finished, dataset, tmp_path):
+    words = [
+        *("--init.path", str(finished / "model"), "--data.more", f"[{dataset}]"),
+        *("--data.group_power", "0.5", "--data.balance", "deformation", "--model.loss", "sigmoid"),
+        *("--loop.steps", "1", "--loop.warmup_steps", "0", "--optimizer.lr", "1e-9"),
+    ]
+    assert train(dataset, tmp_path, *words) == 0
+    one, two = (
+        load_file(run / "model" / "encoder" / "model.safetensors")
+        for run in (finished, tmp_path / "retriever" / "tiny")
+    )
+    for name, tensor in one.items():
+        if "running_" not in name and "num_batches" not in name:
+            torch.testing.assert_close(two[name], tensor, rtol=0, atol=1e-6)
+
+
+def test_a_share_is_one(dataset, tmp_path, capsys):
+    assert train(dataset, tmp_path, "--data.group_power", "2") == 1
+    assert "data.more_share, group_power: 0.5, 2.0; numbers from 0 to 1" in capsys.readouterr().err
