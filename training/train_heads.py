@@ -46,7 +46,7 @@ class DataConfig:
     path: str = "runs/dataset"  # written by `heph-vl dataset`
     # Further datasets whose train rows are added, such as one of `heph-vl simulate-patches`.
     more: list[str] = field(default_factory=list)
-    more_share: float = 0.5  # of the draws that are rows of `more`, if there are any
+    more_share: float = 0.5  # of the draws that are rows of `more`, equally often of each set
     batch_size: int = 128  # of all processes together
     # As in the paper, images with and without deformation are drawn equally often.
     balance: Literal["none", "deformation"] = "deformation"
@@ -123,7 +123,7 @@ def main(config: Config, resume: bool) -> None:
         labels,
         config.data.balance,
         config.data.rare_share,
-        first=len(parts[0]),
+        sizes=[len(part) for part in parts],
         rest_share=config.data.more_share,
         groups=rows["volcano_group"],
         group_power=config.data.group_power,

@@ -52,7 +52,7 @@ class DataConfig:
     path: str = "runs/dataset"  # written by `heph-vl dataset`
     # Further datasets whose train rows are added, such as one of `heph-vl simulate-patches`.
     more: list[str] = field(default_factory=list)
-    more_share: float = 0.5  # of the draws that are rows of `more`, if there are any
+    more_share: float = 0.5  # of the draws that are rows of `more`, equally often of each set
     balance: Literal["none", "deformation"] = "none"  # deformation: images with it half the time
     # An image of a volcano group of n images is drawn n^-power times as often; 1: all groups alike.
     group_power: float = 0.0
@@ -144,7 +144,7 @@ def main(config: Config, resume: bool) -> None:
             row_labels(rows),
             config.data.balance,
             0.0,
-            first=len(parts[0]),
+            sizes=[len(part) for part in parts],
             rest_share=config.data.more_share,
             groups=rows["volcano_group"],
             group_power=config.data.group_power,

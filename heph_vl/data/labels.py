@@ -46,7 +46,7 @@ def sampling_weights(
     balance: str,
     rare_share: float,
     *,
-    first: int | None = None,
+    sizes: Sequence[int] = (),
     rest_share: float = 0.5,
     groups: Sequence[str] = (),
     group_power: float = 0.0,
@@ -57,8 +57,8 @@ def sampling_weights(
         labels: Of `row_labels`, N rows.
         balance: `deformation`: rows with and without it are drawn equally often; or `none`.
         rare_share: Types and flags rarer than this are drawn more often (repeat factors).
-        first: Rows of the first of two sets, each balanced for itself; None: there is one set.
-        rest_share: Share of all draws that are rows of the second set.
+        sizes: Rows of each of several sets, one after another, each balanced for itself; N in all.
+        rest_share: Share of all draws that are of sets after the first, of each equally often.
         groups: Volcano group of each row.
         group_power: A row of a group of n rows is drawn n^-power times as often.
 
@@ -70,18 +70,20 @@ def sampling_weights(
     factor = np.sqrt(rare_share / np.maximum(classes.mean(0), 1e-9)).clip(min=1)
     weights: NDArray[np.float64] = np.where(classes > 0, factor, 1).max(1)
     if group_power:
-        _, group, sizes = np.unique(np.array(groups), return_inverse=True, return_counts=True)
-        weights *= sizes[group] ** -group_power
+        _, group, members = np.unique(np.array(groups), return_inverse=True, return_counts=True)
+        weights *= members[group] ** -group_power
     deforming = labels["deformation"][:, 0] > 0
-    in_first = np.arange(count) < (count if first is None else first)
-    parts = [part for part in (in_first, ~in_first) if part.any()]
+    number = np.repeat(np.arange(max(1, len(sizes))), sizes or count)
+    parts = [number == i for i in range(number[-1] + 1)]
     for part in parts:
         sides = part & deforming, part & ~deforming
         if balance == "deformation" and all(side.any() for side in sides):
             for side in sides:
                 weights[side] /= weights[side].sum()
-    if len(parts) == 2:
-        for part, share in zip(parts, (1 - rest_share, rest_share), strict=True):
+    rest = len(parts) - 1
+    if rest:
+        shares = [1 - rest_share] + [rest_share / rest] * rest
+        for part, share in zip(parts, shares, strict=True):
             weights[part] *= share / weights[part].sum()
     return None if (weights == weights[0]).all() else weights
 

@@ -422,18 +422,21 @@ def test_balanced_draws_and_rare_classes() -> None:
     assert shares["volcano_phase"].tolist() == pytest.approx([11 / 13, 1 / 13, 1 / 13])
 
 
-def test_two_sets_are_shared_out_and_each_balanced_for_itself() -> None:
+def test_sets_are_shared_out_and_each_balanced_for_itself() -> None:
     labels = known_labels()
     labels["deformation"][:] = 0
     labels["deformation"][[0, 4, 5, 6, 7]] = 1  # 1 of the first 4, 4 of the other 6
-    weights = sampling_weights(labels, "deformation", 0.0, first=4, rest_share=0.7)
+    weights = sampling_weights(labels, "deformation", 0.0, sizes=[4, 6], rest_share=0.7)
     assert weights is not None
     assert weights[:4].tolist() == pytest.approx([0.15, 0.05, 0.05, 0.05])
     assert weights[4:].tolist() == pytest.approx([0.0875] * 4 + [0.175] * 2)
-    plain = sampling_weights(labels, "none", 0.0, first=4, rest_share=0.5)
+    plain = sampling_weights(labels, "none", 0.0, sizes=[4, 6], rest_share=0.5)
     assert plain is not None
     assert plain.tolist() == pytest.approx([1 / 8] * 4 + [1 / 12] * 6)
-    assert sampling_weights(labels, "deformation", 0.0, first=10) is None  # 5 of each, one set
+    assert sampling_weights(labels, "deformation", 0.0, sizes=[10]) is None  # 5 of each, one set
+    three = sampling_weights(labels, "none", 0.0, sizes=[2, 2, 6], rest_share=0.8)
+    assert three is not None
+    assert [three[:2].sum(), three[2:4].sum(), three[4:].sum()] == pytest.approx([0.2, 0.4, 0.4])
     groups = ["etna"] * 8 + ["taal"] * 2
     even = sampling_weights(labels, "none", 0.0, groups=groups, group_power=1.0)
     assert even is not None

@@ -155,7 +155,7 @@ def test_more_datasets_and_windows_train(dataset, tmp_path):
     [
         (["--data.balance", "classes"], "data.balance", 2),
         (["--model.input", "colour"], "model.input", 2),
-        (["--data.rare_share", "2"], "shares from 0 to 1", 1),
+        (["--data.rare_share", "2"], "numbers from 0 to 1", 1),
         (["--model.text_weight", "-1"], "model.text_weight: -1.0; a number from 0 on", 1),
         (["--model.num_heads", "5"], "5 do not divide encoder.dim 32", 1),
         (["--loop.gradient_accumulation", "2"], "another loss", 1),
