@@ -11,7 +11,8 @@ embed. Its predictions are a .npz of four arrays, rows in any order:
     text_embeddings  (Q, E) float    texts      (Q,) str
 
 Scores are cosines, rounded to six decimals; closer ones are ties. Metrics, suites and baselines
-are those of `heph_vl.metrics.benchmark`.
+are those of `heph_vl.metrics.benchmark`. `--heads predictions.jsonl` puts beside them what labels
+and masks find (heads -> facts -> retrieval).
 
     python eval/evaluate.py --data DATASET --split test --model runs/heads/tiny/model
     python eval/evaluate.py --data DATASET --split test --predictions predictions.jsonl
@@ -40,6 +41,7 @@ from heph_vl import __version__
 from heph_vl.errors import HephError
 from heph_vl.files import write_text, writing
 from heph_vl.metrics.benchmark import Settings, query_texts, score_retrieval
+from heph_vl.metrics.fact_beliefs import Beliefs, beliefs
 from heph_vl.metrics.predictions import Embeddings, Gallery, read_gallery, read_predictions
 
 SHOWN = ("hit@1", "hit@5", "hit@10", "recall@10", "median_rank", "mAP", "nDCG@10")
@@ -78,8 +80,48 @@ def embed_with_model(
     )
 
 
+def read_beliefs(path: Path, rows: Any, positions: Sequence[int]) -> list[Beliefs]:
+    """What labels and masks make probable of images.
+
+    Args:
+        path: `predictions.jsonl`, with all tasks.
+        rows: The dataset split.
+        positions: Of the images that are asked for.
+
+    Returns:
+        One for each position.
+
+    Raises:
+        HephError: An image or a task is missing, or the file or a mask is broken.
+    """
+    from heph_vl.data.labels import LABELS
+    from heph_vl.metrics.label_predictions import read_label_predictions, read_labels, read_mask
+
+    labels, wanted = read_labels(rows), set(positions)
+    others = {uid: "not asked" for i, uid in enumerate(labels.unique_ids) if i not in wanted}
+    found = read_label_predictions(path, labels, others)
+    missing = [task for task in found.about["not_predicted"] if task != "volcano_phase"]
+    if missing or found.masks is None:
+        raise HephError(str(path), f"no {missing[0]}", "give labels of all tasks, and masks")
+    said = []
+    for i, mask in enumerate(found.masks):
+        image: dict[str, Any] = {
+            task: dict(zip(LABELS[task], map(float, values[i]), strict=True))
+            for task, values in found.probabilities.items()
+        }
+        deformation = float(found.probabilities["deformation"][i, 0])
+        said.append(beliefs(image | {"deformation": deformation}, read_mask(mask)))
+    return said
+
+
 def evaluate(
-    gallery: Gallery, embeddings: Embeddings, settings: Settings, *, split: str, source: Path
+    gallery: Gallery,
+    embeddings: Embeddings,
+    settings: Settings,
+    *,
+    split: str,
+    source: Path,
+    heads: Sequence[Beliefs] | None = None,
 ) -> dict[str, Any]:
     """Everything that `results.json` holds.
 
@@ -89,6 +131,7 @@ def evaluate(
         settings: Seeds and numbers of draws.
         split: Name of the split.
         source: The model's folder or the predictions.
+        heads: What labels and masks say of each readable image, to be compared with.
 
     Returns:
         JSON-ready values; what does not exist (no query in a group) is None.
@@ -96,7 +139,7 @@ def evaluate(
     readable = gallery.take(embeddings.positions)
     started = time.perf_counter()
     suites = score_retrieval(
-        embeddings.images, embeddings.texts, readable.captions, readable.groups, settings
+        embeddings.images, embeddings.texts, readable.captions, readable.groups, settings, heads
     )
     return _finished(
         {
@@ -140,16 +183,9 @@ def tables(results: dict[str, Any]) -> list[Any]:
         table = Table(
             title=title, title_justify="left", title_style="bold", box=SIMPLE, pad_edge=False
         )
-        for heading in (
-            "",
-            "model",
-            "95 %",
-            "chance",
-            "shuffled",
-            "true facts",
-            "- shuffled",
-            "95 %",
-        ):
+        heads = ("heads", "- heads", "95 %") if "heads_facts" in suite["metrics"]["mAP"] else ()
+        plain = ("", "model", "95 %", "chance", "shuffled", "true facts", "- shuffled", "95 %")
+        for heading in plain + heads:
             table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
         for metric in SHOWN:
             if metric in suite["metrics"]:
@@ -205,11 +241,13 @@ def _run(options: argparse.Namespace) -> None:
             embeddings = embed_with_model(retriever, rows, gallery, options.batch_size, progress)
     else:
         embeddings = read_predictions(options.predictions, gallery)
+    heads = None
+    if options.heads is not None:
+        heads = read_beliefs(options.heads, rows, embeddings.positions)
     settings = Settings(options.seed, options.shuffles, options.draws)
     source = options.model or options.predictions
-    _report(
-        evaluate(gallery, embeddings, settings, split=options.split, source=source), out, options
-    )
+    found = evaluate(gallery, embeddings, settings, split=options.split, source=source, heads=heads)
+    _report(found, out, options)
 
 
 def _is_of_labels(options: argparse.Namespace) -> bool:
@@ -315,6 +353,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--write-predictions", type=Path, metavar="DIR", help="keep labels and masks of the heads"
     )
+    parser.add_argument(
+        "--heads",
+        type=Path,
+        metavar="FILE",
+        help="labels and masks, .jsonl, that a retriever is compared with",
+    )
     parser.add_argument("--out", type=Path, help="default: beside model or predictions")
     parser.add_argument("--json", action="store_true", dest="as_json", help="print results as JSON")
     parser.add_argument("--batch-size", type=_positive, default=8, help="images at once")
@@ -335,13 +379,21 @@ def _cells(metric: str, compared: dict[str, Any]) -> list[str]:
     digits = 1 if metric == "median_rank" else 3
     model, gain = compared["model"], compared["minus_shuffled"]
     numbers = [compared[name] for name in ("chance", "shuffled", "true_facts")]
-    return [
+    cells = [
         _number(model["value"], digits),
         _interval(model["interval"], digits),
         *(_number(number, digits) for number in numbers),
         _number(gain["value"], digits, signed=True),
         _interval(gain["interval"], digits, signed=True),
     ]
+    if "heads_facts" in compared:
+        gain = compared["minus_heads_facts"]
+        cells += [
+            _number(compared["heads_facts"], digits),
+            _number(gain["value"], digits, signed=True),
+            _interval(gain["interval"], digits, signed=True),
+        ]
+    return cells
 
 
 def _number(value: float | None, digits: int, *, signed: bool = False) -> str:

@@ -3,7 +3,8 @@
 Baselines: `chance` is the expectation under a random order; `shuffled` gives the images one
 another's embeddings (mean over several permutations), so it keeps what a model gains without
 looking; `true_facts` ranks by the captions' own facts and is the ceiling. All share queries,
-gallery and bootstrap draws with the model, so differences have intervals.
+gallery and bootstrap draws with the model, so differences have intervals. Where labels and masks
+of the gallery are at hand, `heads_facts` ranks by what they make probable (`fact_beliefs`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from heph_vl.metrics.bootstrap import Clusters, Statistic, clusters, group_weights
+from heph_vl.metrics.fact_beliefs import Beliefs, suite_scores
 from heph_vl.metrics.fact_queries import Suite, build_suites
 from heph_vl.metrics.retrieval import (
     SUMMARY_NAMES,
@@ -54,6 +56,7 @@ def score_retrieval(
     captions: Sequence[str],
     groups: Sequence[str],
     settings: Settings = Settings(),
+    heads: Sequence[Beliefs] | None = None,
 ) -> dict[str, Any]:
     """Metrics of all suites with baselines and intervals.
 
@@ -63,11 +66,13 @@ def score_retrieval(
         captions: Caption of each of the N images.
         groups: Volcano group of each image, the unit of the bootstrap.
         settings: Seeds and numbers of draws.
+        heads: What labels and masks say of each image, to be compared with.
 
     Returns:
         For each suite, and for `image_to_text` (captions answering images): `num_queries`,
         `num_candidates`, `left_out` and `metrics`: name -> `model` (value, interval, per_group),
-        `chance`, `shuffled`, `true_facts`, `minus_chance` and `minus_shuffled` (value, interval).
+        `chance`, `shuffled`, `true_facts`, `minus_chance` and `minus_shuffled` (value, interval);
+        with `heads` also `heads_facts` and `minus_heads_facts`.
     """
     images = _unit(image_embeddings)
     found = {}
@@ -75,12 +80,14 @@ def score_retrieval(
         texts = _unit(np.stack([text_embeddings[text] for text in suite.texts]))
         weights, names = group_weights(suite.relevance, groups)
         units = clusters(weights, names, seed=settings.seed, num_draws=settings.num_draws)
-        found[suite.name] = _score(texts @ images.T, suite, units, settings)
+        by_heads = None if heads is None else suite_scores(suite, heads)
+        found[suite.name] = _score(texts @ images.T, suite, units, settings, by_heads)
         if suite.name == "captions":
             own, names = group_weights(np.eye(len(images), dtype=np.bool_), groups)
             units = clusters(own, names, seed=settings.seed, num_draws=settings.num_draws)
             reverse = _reversed(suite)
-            found[IMAGE_TO_TEXT] = _score(images @ texts.T, reverse, units, settings)
+            by_heads = None if by_heads is None else np.ascontiguousarray(by_heads.T)
+            found[IMAGE_TO_TEXT] = _score(images @ texts.T, reverse, units, settings, by_heads)
     return found
 
 
@@ -106,7 +113,9 @@ class _System:
         return named | {"median_rank": partial(median_rank, ranks)}
 
 
-def _score(scores: Vectors, suite: Suite, units: Clusters, settings: Settings) -> dict[str, Any]:
+def _score(
+    scores: Vectors, suite: Suite, units: Clusters, settings: Settings, by_heads: Vectors | None
+) -> dict[str, Any]:
     scores = np.round(scores, SCORE_DECIMALS)
     relevance, gains = suite.relevance, suite.gains
     same = np.zeros_like(scores)
@@ -117,6 +126,8 @@ def _score(scores: Vectors, suite: Suite, units: Clusters, settings: Settings) -
         "shuffled": _shuffled(scores, suite, settings),
         "true_facts": _system(by_facts, suite),
     }
+    if by_heads is not None:
+        systems["heads_facts"] = _system(np.round(by_heads, SCORE_DECIMALS), suite)
     statistics = {name: system.statistics(units) for name, system in systems.items()}
     return {
         "num_queries": int(relevance.any(axis=1).sum()),
@@ -133,9 +144,9 @@ def _score(scores: Vectors, suite: Suite, units: Clusters, settings: Settings) -
 
 def _compare(statistics: Mapping[str, Statistic], units: Clusters) -> dict[str, Any]:
     found: dict[str, Any] = {"model": units.estimate(statistics["model"])}
-    for name in ("chance", "shuffled", "true_facts"):
+    for name in statistics.keys() - {"model"}:
         found[name] = units.estimate(statistics[name])["value"]
-    for name in ("chance", "shuffled"):
+    for name in statistics.keys() - {"model", "true_facts"}:
         found[f"minus_{name}"] = units.difference(statistics["model"], statistics[name])
     return found
 

@@ -252,12 +252,12 @@ def read_label_predictions(
     )
 
 
-def read_mask(path: Path, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+def read_mask(path: Path, size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
     """A mask of class ids.
 
     Args:
         path: An 8-bit PNG, grey or with a palette.
-        size: Width and height that it must have.
+        size: Width and height that it must have; any if None.
 
     Returns:
         (height, width) uint8.
@@ -270,7 +270,8 @@ def read_mask(path: Path, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
         with Image.open(path, formats=["PNG"]) as image:
             if image.mode not in ("L", "P"):
                 raise HephError(str(path), f"image of mode {image.mode}", fix)
-            if image.size != size:  # before pixels are read: a huge one costs nothing
+            # Before pixels are read: a huge one costs nothing.
+            if size is not None and image.size != size:
                 sizes = f"{image.size[0]} x {image.size[1]} px, its image {size[0]} x {size[1]} px"
                 raise HephError(str(path), sizes, fix)
             mask = np.array(image, dtype=np.uint8)

@@ -10,12 +10,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from eval.evaluate import embed_with_model, evaluate, main
 from heph_vl.data.features import FEATURES
+from heph_vl.data.labels import LABELS, SOFTMAX
 from heph_vl.data.parquet import load, write_parquet
 from heph_vl.embed import embed_images
 from heph_vl.metrics.benchmark import Settings
+from heph_vl.metrics.label_predictions import read_labels
 from heph_vl.metrics.predictions import read_gallery
 from heph_vl.models.retriever import Retriever
 from heph_vl.models.text import train_tokenizer
@@ -110,6 +113,36 @@ def test_predictions_of_a_perfect_model_reach_the_ceiling(
     assert metrics["median_rank"]["model"]["value"] == 1
     assert metrics["mAP"]["shuffled"] < 1
     assert results["split"]["sha256"] == queries["sha256"]
+
+
+def test_heads_are_put_beside_a_retriever(
+    root: Path, queries: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "mine.npz", **perfect(queries, root))
+    labels = read_labels(load(root / "dataset", "test"))
+    lines = []
+    for i, uid in enumerate(labels.unique_ids):
+        line: dict[str, Any] = {"unique_id": uid, "mask": "none.png"}
+        for task, names in LABELS.items():
+            values = labels.truth[task][i].astype(float).tolist()
+            if task in SOFTMAX and not sum(values):
+                values[0] = 1.0
+            line[task] = dict(zip(names, values, strict=True))
+        line["deformation"] = float(labels.truth["deformation"][i, 0])
+        lines.append(json.dumps(line))
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / "none.png")
+    file = tmp_path / "heads.jsonl"
+    file.write_text("\n".join(lines))
+    assert run(root, tmp_path / "mine.npz", "--heads", str(file)) == 0
+    assert "- heads" in capsys.readouterr().out
+    results = json.loads((tmp_path / "mine.results.json").read_text())
+    for suite in results["suites"].values():
+        compared = suite["metrics"]["mAP"]
+        assert compared["chance"] <= compared["heads_facts"] <= compared["true_facts"] + 1e-9
+        assert "value" in compared["minus_heads_facts"]
+    file.write_text(file.read_text().replace("atmosphere", "volcano_phase", 1))
+    assert run(root, tmp_path / "mine.npz", "--heads", str(file)) == 1
+    assert "heads.jsonl" in capsys.readouterr().err
 
 
 def test_the_model_by_way_of_predictions_scores_the_same(
