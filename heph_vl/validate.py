@@ -1,4 +1,4 @@
-"""What trained heads say of a validation split: scores, and the calibration fitted on it."""
+"""What trained models say of a split: scores, and the calibration fitted on it."""
 
 import math
 from typing import Any
@@ -11,8 +11,11 @@ from torch import Tensor
 from heph_vl.data.labels import LABELS, SOFTMAX
 from heph_vl.data.samples import read_row, whole
 from heph_vl.data.transforms import collate, encoded
+from heph_vl.embed import embed_images
 from heph_vl.errors import HephError
 from heph_vl.metrics.classification import auroc, average_precision
+from heph_vl.metrics.fact_queries import build_suites
+from heph_vl.metrics.retrieval import retrieval_metrics
 from heph_vl.models.calibration import fit_classes, fit_labels
 from heph_vl.models.heads import Heads
 from heph_vl.models.prediction import Calibration
@@ -24,6 +27,29 @@ def no_text(texts: list[str]) -> dict[str, Tensor]:
     """No tokens: facts of captions come as bits, their words are not read."""
     empty = torch.zeros(len(texts), 0, dtype=torch.int64)
     return {"input_ids": empty, "attention_mask": empty}
+
+
+def suite_map(model: Any, rows: Any) -> dict[str, float]:
+    """Mean average precision of a retriever over whole images.
+
+    Args:
+        model: A `models.retriever.Retriever` with its tokenizer, in any mode.
+        rows: Dataset rows; those that cannot be read are left out.
+
+    Returns:
+        Of each suite of queries (`metrics.fact_queries`) by name.
+
+    Raises:
+        HephError: No row could be read.
+    """
+    embedded = embed_images(model, rows)
+    texts = rows["caption"]
+    scores = {}
+    for suite in build_suites([texts[i] for i in embedded.positions]):
+        queries = model.embed_texts(suite.texts).float().cpu().numpy()
+        found = retrieval_metrics(queries @ embedded.vectors.T, suite.relevance)
+        scores[suite.name] = found["mAP"]
+    return scores
 
 
 class Looked:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,15 +25,13 @@ from heph_vl.data.captions import CaptionFacts, Pattern
 from heph_vl.data.labels import row_labels, sampling_weights
 from heph_vl.data.sampling import StepSampler
 from heph_vl.data.transforms import TrainingSet, TransformConfig, collate
-from heph_vl.embed import embed_images
 from heph_vl.errors import HephError
 from heph_vl.files import new_folder
 from heph_vl.loop import EMA, LoopConfig, fit, make_optimizer
-from heph_vl.metrics.fact_queries import build_suites
-from heph_vl.metrics.retrieval import retrieval_metrics
 from heph_vl.models.retriever import Retriever, RetrieverConfig, retriever_loss
 from heph_vl.models.text import load_tokenizer, tokenize, train_tokenizer
 from heph_vl.run import AcceleratorConfig, Run, launch, make_accelerator
+from heph_vl.validate import suite_map
 
 
 @dataclass(frozen=True)
@@ -176,8 +174,12 @@ def main(config: Config, resume: bool) -> None:
     average = EMA(model, config.optimizer.ema_decay, accelerator.device)
 
     # Training
+    def measure() -> dict[str, float]:
+        found = suite_map(average.model, validation)
+        return {f"val_mAP_{name}": value for name, value in found.items()}
+
     def evaluate(model: nn.Module, step: int) -> Mapping[str, float]:
-        return measure(average.model, validation)
+        return measure()
 
     fit(
         accelerator,
@@ -194,20 +196,8 @@ def main(config: Config, resume: bool) -> None:
     # Measure
     run.save_model(average.model.save_pretrained)
     if run.is_main:
-        run.write_results({"split": "val", **measure(average.model, validation)})
+        run.write_results({"split": "val", **measure()})
     accelerator.wait_for_everyone()
-
-
-def measure(model: Retriever, rows: Any) -> dict[str, float]:
-    """Mean average precision of each suite of queries over whole images."""
-    embedded = embed_images(model, rows)
-    scores = {}
-    texts = rows["caption"]
-    for suite in build_suites([texts[i] for i in embedded.positions]):
-        queries = model.embed_texts(suite.texts).float().cpu().numpy()
-        found = retrieval_metrics(queries @ embedded.vectors.T, suite.relevance)
-        scores[f"val_mAP_{suite.name}"] = found["mAP"]
-    return scores
 
 
 def tokenizer_texts(texts: Sequence[str]) -> list[str]:

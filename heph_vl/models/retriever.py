@@ -33,6 +33,7 @@ from heph_vl.models.contrastive import (
     soft_loss,
 )
 from heph_vl.models.encoder import Encoder, EncoderConfig, balanced_mean, saliency_terms
+from heph_vl.models.explain import relevance
 from heph_vl.models.gather import gather_rows
 from heph_vl.models.text import TextConfig, TextTower, load_tokenizer, save_tokenizer, tokenize
 
@@ -144,6 +145,28 @@ class Retriever(nn.Module):
             tokens = tokenize(self.tokenizer, some, self.config.text.context_length)
             parts.append(self.encode_texts(**{k: t.to(device) for k, t in tokens.items()}))
         return torch.cat(parts)
+
+    @torch.no_grad()
+    def heat_map(
+        self, text_embeds: Tensor, pixel_values: Tensor, valid: Tensor, size: Tensor | None = None
+    ) -> Tensor:
+        """Where each image agrees with a text.
+
+        Args:
+            text_embeds: (B, E) or (E,), of `embed_texts`.
+            pixel_values: As for `Encoder.forward`, like the next two.
+            valid: (B, H, W) bool.
+            size: (B, 2) int64, or None.
+
+        Returns:
+            (B, rows, columns) float32, relevance of cells of 16 px (`explain.relevance`).
+        """
+        seen = self.encoder(pixel_values, valid, size)
+
+        def score(latents: Tensor, tokens: Tensor) -> Tensor:
+            return (_unit(self.image_projection(latents[:, 0])) * text_embeds).sum(-1)
+
+        return relevance(self.encoder, seen, score)
 
     @property
     def model_id(self) -> str:

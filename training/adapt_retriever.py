@@ -1,0 +1,193 @@
+"""Adapt a retriever to a new volcano from a few labelled images, by low-rank updates (LoRA).
+
+    python training/adapt_retriever.py --config configs/retriever/adapt.yaml --data.path DATASET
+        --data.group etna --init runs/retriever/base/model
+
+The images of one volcano group are divided by date: the first `shots` train, all later ones are
+scored before and after, so that nothing later helps to find what is earlier. Only the updates are
+trained; they are merged at the end, and `model/` is a retriever like any other. Reads top to
+bottom: data, model, training, measure.
+"""
+
+import heph_vl  # noqa: F401 - first: it tells libgomp not to spin, before torch is loaded
+
+# isort: split
+import sys
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import datasets
+from torch.utils.data import DataLoader
+
+from heph_vl.data import parquet
+from heph_vl.data.sampling import StepSampler
+from heph_vl.data.transforms import TrainingSet, TransformConfig, collate
+from heph_vl.errors import HephError
+from heph_vl.loop import LoopConfig, fit, make_optimizer
+from heph_vl.models.retriever import Retriever, retriever_loss
+from heph_vl.models.text import tokenize
+from heph_vl.run import AcceleratorConfig, Run, launch, make_accelerator
+from heph_vl.validate import suite_map
+
+# Of the image side: the words stay, what they look like here is learnt.
+ADAPTED = (
+    r"image_projection|encoder\.projection|encoder\.backbone\.model\.layer3\..*conv\d|"
+    r"encoder\.pool\.(query|key_value|cross_out|query_key_value|self_out|mlp\.[02])"
+)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The run folder is `<root>/adapted/<name>`."""
+
+    root: str = "runs"
+    name: str = "adapted"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which volcano, how many of its images, how many at once."""
+
+    path: str = "runs/dataset"  # written by `heph-vl dataset`
+    group: str = ""  # a volcano group of the dataset, of any split
+    shots: int = 50  # images to learn from
+    batch_size: int = 32
+    num_workers: int = 1
+
+    def __post_init__(self) -> None:
+        if self.shots < 2 or self.batch_size < 2:
+            what = f"{self.shots}, {self.batch_size}"
+            raise HephError("data.shots, batch_size", what, "at least 2 of each")
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Size of the updates (Hu et al., 2022): W + alpha / rank B A."""
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.1
+    modules: str = ADAPTED  # regular expression of the whole name of a layer
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW."""
+
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class Config:
+    """The recipe of an adaptation."""
+
+    init: str = "weights/retriever"  # folder of a saved retriever
+    run: RunConfig = field(default_factory=RunConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    transform: TransformConfig = field(default_factory=TransformConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    accelerator: AcceleratorConfig = field(default_factory=AcceleratorConfig)
+
+
+def main(config: Config, resume: bool) -> None:
+    """Train the updates, and leave the merged retriever in `model/`.
+
+    Args:
+        config: The recipe's config.
+        resume: Go on from the newest checkpoint, if there is one.
+
+    Raises:
+        HephError: No such group, or too few images of it.
+    """
+    from peft import LoraConfig as PeftConfig
+    from peft import LoraModel
+
+    accelerator = make_accelerator(config.accelerator)
+    # Data
+    few, rest = few_and_rest(config.data)
+    run = Run.start(
+        accelerator,
+        config,
+        task="adapted",
+        name=config.run.name,
+        seed=config.run.seed,
+        resume=resume,
+        root=config.run.root,
+    )
+    if run.finished:
+        accelerator.print(f"{run.folder} is finished: nothing to do")
+        return
+    samples = TrainingSet(few, config.transform, seed=config.run.seed)
+    sampler = StepSampler(
+        len(samples),
+        config.data.batch_size,
+        seed=config.run.seed,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+    )
+
+    # Model
+    retriever = Retriever.from_pretrained(config.init)
+    before = suite_map(retriever.to(accelerator.device), rest)
+    context = retriever.config.text.context_length
+    tokenize_texts = partial(tokenize, retriever.tokenizer, context_length=context)
+    loader = DataLoader(
+        samples,
+        batch_sampler=sampler,
+        collate_fn=partial(collate, tokenize=tokenize_texts),
+        num_workers=config.data.num_workers,
+    )
+    lora = PeftConfig(
+        r=config.lora.rank,
+        lora_alpha=config.lora.alpha,
+        lora_dropout=config.lora.dropout,
+        target_modules=config.lora.modules,
+    )
+    tuner = LoraModel(retriever, lora, "default")  # puts the updates into the retriever
+    optimizer = make_optimizer(retriever, config.optimizer.lr, config.optimizer.weight_decay)
+
+    # Training
+    fit(
+        accelerator,
+        retriever,
+        loader,
+        retriever_loss,
+        optimizer,
+        config=config.loop,
+        run=run,
+    )
+
+    # Measure
+    adapted: Any = tuner.merge_and_unload()
+    run.save_model(adapted.save_pretrained)
+    if run.is_main:
+        results = {"group": config.data.group, "shots": len(few), "scored": len(rest)}
+        run.write_results(results | {"before": before, "after": suite_map(adapted, rest)})
+    accelerator.wait_for_everyone()
+
+
+def few_and_rest(config: DataConfig) -> tuple[Any, Any]:
+    """The first images of the volcano group by date, and all later ones."""
+    parts = parquet.load(config.path, None)
+    rows = datasets.concatenate_datasets(list(parts.values()))
+    groups = rows["volcano_group"]
+    known = sorted(set(groups))
+    if config.group not in known:
+        fix = f"one of {', '.join(known)}"
+        raise HephError("data.group", f"{config.group!r} is no group of {config.path}", fix)
+    mine = [i for i, group in enumerate(groups) if group == config.group]
+    dates = rows["secondary_date"]
+    mine.sort(key=lambda i: (str(dates[i]), i))
+    if len(mine) < 2 * config.shots:
+        what = f"{config.group} has {len(mine)} images"
+        raise HephError("data.shots", what, f"at most {len(mine) // 2}, so that half are scored")
+    return rows.select(mine[: config.shots]), rows.select(mine[config.shots :])
+
+
+if __name__ == "__main__":
+    sys.exit(launch(main, Config))
