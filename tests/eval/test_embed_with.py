@@ -1,0 +1,119 @@
+"""Anyone's models embedded for the benchmark: open_clip, transformers, timm; random weights."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from eval.embed_with import main, prototypes
+from eval.evaluate import main as evaluate
+from heph_vl.data.parquet import write_parquet
+from heph_vl.models.text import train_tokenizer
+from tests.data.fake_archive import write_fake_archive
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("embed_with")
+    records = write_fake_archive(root / "archive", n=20, size=64)
+    write_parquet(root / "archive", root / "dataset")
+    train_tokenizer([r["caption"] for r in records], root / "tokenizer", 320)
+    return root
+
+
+@pytest.fixture(scope="module")
+def clip_folder(root: Path) -> Path:
+    """A CLIP of a few thousand parameters, as transformers saves one."""
+    from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel
+
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    small |= {"num_attention_heads": 2}
+    config = CLIPConfig(
+        text_config=small | {"vocab_size": 320, "max_position_embeddings": 32, "eos_token_id": 2},
+        vision_config=small | {"image_size": 32, "patch_size": 16},
+        projection_dim=8,
+    )
+    folder = root / "clip"
+    CLIPModel(config).save_pretrained(folder)
+    size = {"height": 32, "width": 32}
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(root / "tokenizer").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def open_clip_model(root: Path) -> str:
+    import open_clip
+
+    config = {
+        "embed_dim": 8,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
+        "text_cfg": {
+            "context_length": 77,
+            "vocab_size": 49408,
+            "width": 16,
+            "heads": 2,
+            "layers": 1,
+        },
+    }
+    (root / "heph-tiny.json").write_text(json.dumps(config))
+    open_clip.add_model_config(root / "heph-tiny.json")
+    return "heph-tiny"
+
+
+def scored(root: Path, model: str, out: Path) -> dict[str, Any]:
+    words = [model, "--weights", "random", "--data", str(root / "dataset"), "--out", str(out)]
+    assert main(words) == 0
+    assert evaluate(["--data", str(root / "dataset"), "--predictions", str(out)]) == 0
+    found: dict[str, Any] = json.loads(out.with_suffix(".results.json").read_text())
+    with np.load(out) as arrays:
+        lengths = np.linalg.norm(arrays["image_embeddings"], axis=1)
+    np.testing.assert_allclose(lengths, 1, rtol=1e-4)
+    return found
+
+
+def test_open_clip(root: Path, open_clip_model: str, tmp_path: Path) -> None:
+    found = scored(root, f"open_clip:{open_clip_model}", tmp_path / "mine.npz")
+    assert 0 < found["suites"]["captions"]["metrics"]["mAP"]["model"]["value"] <= 1
+
+
+def test_transformers(root: Path, clip_folder: Path, tmp_path: Path) -> None:
+    found = scored(root, f"transformers:{clip_folder}", tmp_path / "mine.npz")
+    assert 0 < found["suites"]["captions"]["metrics"]["mAP"]["model"]["value"] <= 1
+
+
+def test_timm_asks_by_training_images(root: Path, tmp_path: Path) -> None:
+    found = scored(root, "timm:test_resnet", tmp_path / "mine.npz")
+    assert 0 < found["suites"]["captions"]["metrics"]["mAP"]["model"]["value"] <= 1
+
+
+def test_a_prototype_is_the_mean_of_what_answers() -> None:
+    captions = ["Sill-type deformation on the left.", "Turbulent mixing around the area."]
+    captions += ["Sill-type deformation on the right."]
+    images = np.eye(3, dtype=np.float32)
+    found = prototypes(["Sill-type deformation.", "Dyke-type deformation."], captions, images)
+    assert found.tolist() == [[0.5, 0, 0.5], [0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["keras:resnet"], "the library one of open_clip, transformers, timm"),
+        (["timm:no_such_model", "--weights", "random"], "model timm:no_such_model"),
+        (["open_clip:ViT-B-32"], "ViT-B-32 has no default weights; one of "),
+        (["open_clip:nothing", "--weights", "random"], "model open_clip:nothing"),
+        (["timm:test_resnet", "--weights", "random", "--split", "no"], "no split no"),
+        (["transformers:no/where"], "model transformers:no/where"),
+    ],
+)
+def test_errors_are_one_line(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], told: str
+) -> None:
+    out = tmp_path / "mine.npz"
+    assert main([*words, "--data", str(root / "dataset"), "--out", str(out)]) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    assert line.startswith("error: ")
+    assert told in line
+    assert not out.exists()
