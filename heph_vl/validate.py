@@ -20,7 +20,8 @@ from heph_vl.models.calibration import fit_classes, fit_labels
 from heph_vl.models.heads import Heads
 from heph_vl.models.prediction import Calibration
 
-BINS = 100  # of the probability of deformation in a pixel
+BINS = 100  # thresholds of the probability of deformation in a pixel
+_LEVELS = 256  # of that probability if the image deforms
 
 
 def no_text(texts: list[str]) -> dict[str, Tensor]:
@@ -66,7 +67,8 @@ class Looked:
     def __init__(self, model: Heads, rows: Any) -> None:
         images, rest = encoded(rows), rows.remove_columns(["image", "coherence", "mask"])
         self.counts = {"images": 0, "without_valid_phase": 0}
-        self.pixels = np.zeros((2, BINS))  # not deforming, deforming; by probability
+        # Pixels of each image: not deforming, deforming; by their probability if it deforms.
+        pixels: list[NDArray[np.int64]] = []
         logits: dict[str, list[Tensor]] = {name: [] for name in LABELS}
         truth: dict[str, list[Tensor]] = {name: [] for name in LABELS}
         for image, row in zip(images, rest, strict=True):
@@ -81,14 +83,15 @@ class Looked:
             for name in LABELS:
                 logits[name].append(torch.from_numpy(seen.logits[name]))
                 truth[name].append(batch[name])
-            if seen.mask_probability is not None:
-                level = (seen.mask_probability * BINS).astype(int).clip(0, BINS - 1)
-                cell = np.where(sample.mask > 0, BINS, 0) + level
-                self.pixels += np.bincount(cell.ravel(), minlength=2 * BINS).reshape(2, BINS)
+            if seen.mask_if_deforming is not None:
+                level = (seen.mask_if_deforming * _LEVELS).astype(int).clip(0, _LEVELS - 1)
+                cell = np.where(sample.mask > 0, _LEVELS, 0) + level
+                pixels.append(np.bincount(cell.ravel(), minlength=2 * _LEVELS).reshape(2, -1))
         if not self.counts["images"]:
             raise HephError("validation split", "no valid phase in any image", "check the dataset")
         self.logits = {name: torch.stack(values) for name, values in logits.items()}
         self.truth = {name: torch.cat(values) for name, values in truth.items()}
+        self.pixels = np.array(pixels)  # (N, 2, _LEVELS), empty without masks
 
     def calibration(self) -> Calibration:
         """Temperatures, biases and thresholds of best F1; the masks' one of best IoU."""
@@ -102,13 +105,27 @@ class Looked:
                 known = deforming if name == "intensities" else None
                 fitted[name] = fit_labels(logits, truth.view(logits.shape), known)
         iou = self.iou()
-        threshold = float(iou.argmax()) / BINS if iou.any() else 0.5
+        # A plateau's middle: the first of equals would lie at its edge.
+        best = np.flatnonzero(iou >= iou.max() - 1e-9)
+        threshold = float(best[len(best) // 2]) / BINS if iou.any() else 0.5
         return Calibration(**fitted, mask_threshold=threshold)
 
     def iou(self) -> NDArray[np.float64]:
         """(BINS,) IoU of deforming pixels of all images, for the thresholds k / BINS."""
-        above = self.pixels[:, ::-1].cumsum(1)[:, ::-1]
-        iou: NDArray[np.float64] = above[1] / np.maximum(above[0] + self.pixels[1].sum(), 1)
+        if not len(self.pixels):
+            return np.zeros(BINS)
+        # The image's own probability, calibrated, scales that of its pixels.
+        logits, truth = self.logits["deformation"], self.truth["deformation"]
+        fitted = fit_labels(logits, truth.view(logits.shape))
+        image = fitted.logits(logits).sigmoid()[:, 0].double().numpy()
+        level = image[:, None] * (np.arange(_LEVELS) + 0.5) / _LEVELS
+        cell = (level * BINS).astype(int).clip(0, BINS - 1)
+        sums = [
+            np.bincount(cell.ravel(), side.ravel(), minlength=BINS)
+            for side in self.pixels.swapaxes(0, 1)
+        ]
+        above = np.array(sums)[:, ::-1].cumsum(1)[:, ::-1]
+        iou: NDArray[np.float64] = above[1] / np.maximum(above[0] + sums[1].sum(), 1)
         return iou
 
     def metrics(self) -> dict[str, float]:
@@ -125,7 +142,7 @@ class Looked:
             "val_deformation_auroc": score(auroc, "deformation", 0),
             "val_deformation_ap": score(average_precision, "deformation", 0),
             "val_activity_map": float(np.mean([v for v in types if not math.isnan(v)] or [np.nan])),
-            "val_iou": float(self.iou().max()) if self.pixels[1].any() else np.nan,
+            "val_iou": float(self.iou().max()) if self.pixels[:, 1:].any() else np.nan,
         }
         return {name: value for name, value in found.items() if not math.isnan(value)}
 

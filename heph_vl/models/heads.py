@@ -202,7 +202,6 @@ class Heads(nn.Module):
                 width,
                 config.tile_size,
                 config.tile_size - config.tile_overlap,
-                threshold=self.calibration.mask_threshold,
                 device=device,
             )
             for height, width in (size.tolist() if self.decoder is not None else [])

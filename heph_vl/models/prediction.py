@@ -77,7 +77,10 @@ class Prediction:
         quality: (7,) float32, each for itself.
         present: For the label groups without softmax, (K,) bool: probability above threshold.
         mask: (H, W) uint8 class ids, None without decoder.
-        mask_probability: (H, W) float32 of any deformation in the pixel, None without decoder.
+        mask_probability: (H, W) float32 of any deformation in the pixel, None without decoder:
+            that of the image times that of the pixel if the image deforms. A tile cannot tell
+            rings of air around every cone of a frame from one that deforms; the image can.
+        mask_if_deforming: (H, W) float32, the second factor.
         facts: (NUM_FACTS,) float32, not calibrated, None if they are not predicted.
         logits: Raw logits of each label group (K,) float32, which calibration is fitted on.
     """
@@ -91,6 +94,7 @@ class Prediction:
     present: dict[str, NDArray[np.bool_]]
     mask: NDArray[np.uint8] | None
     mask_probability: NDArray[np.float32] | None
+    mask_if_deforming: NDArray[np.float32] | None
     facts: NDArray[np.float32] | None
     logits: dict[str, NDArray[np.float32]]
 
@@ -106,7 +110,7 @@ class Prediction:
         Args:
             logits: (K,) float32 of each label group, perhaps of `facts`.
             calibration: Applied to the label groups.
-            mask: `mask` and `mask_probability` as above, if there are any.
+            mask: Class ids (H, W) without background, and `mask_if_deforming`, if there are any.
 
         Returns:
             The prediction.
@@ -120,12 +124,19 @@ class Prediction:
             found[name] = p.numpy()
             if name not in SOFTMAX:
                 present[name] = found[name] >= np.array(fitted.threshold)
+        deformation = float(found.pop("deformation")[0])
+        seen, probability, if_deforming = None, None, None
+        if mask is not None:
+            kinds, if_deforming = mask
+            probability = if_deforming * np.float32(deformation)
+            seen = np.where(probability >= np.float32(calibration.mask_threshold), kinds, 0)
         return cls(
-            deformation=float(found.pop("deformation")[0]),
+            deformation=deformation,
             **found,
             present=present,
-            mask=None if mask is None else mask[0],
-            mask_probability=None if mask is None else mask[1],
+            mask=seen,
+            mask_probability=probability,
+            mask_if_deforming=if_deforming,
             facts=logits["facts"].sigmoid().numpy() if "facts" in logits else None,
             logits={name: logits[name].numpy() for name in LABELS},
         )

@@ -1,7 +1,7 @@
 """Segmentation: a light decoder on the encoder's pyramid, its loss, and whole images from tiles.
 
     pyramid (T, C, t / s, t / s) of strides s = 4, 8, 16 -> decoder -> logits (T, 7, t / 4, t / 4)
-    -> bilinear (T, 7, t, t) -> softmax -> blended over overlaps -> mask (H, W)
+    -> bilinear (T, 7, t, t) -> softmax -> blended over overlaps -> kinds, probability (H, W)
 
 The decoder is a feature pyramid network (Lin et al., 2017) with one output level, as in panoptic
 FPN (Kirillov et al., 2019). Binary deformation is 1 minus the background.
@@ -128,7 +128,7 @@ def segmentation_loss(terms: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Blender:
-    """The mask of one image from the class probabilities of its tiles, given in order.
+    """Deformation in the pixels of one image from the probabilities of its tiles, given in order.
 
     Only a band of one tile row is held in float32: rows that no later tile covers are finished.
     Over an overlap the weight of a tile falls linearly toward its edge. Where no tile was looked
@@ -139,7 +139,6 @@ class Blender:
         width: Of the image [px].
         tile_size: t [px].
         stride: Distance between neighbouring tiles [px].
-        threshold: Probability from which a pixel counts as deforming.
         device: Where the tiles are.
     """
 
@@ -150,12 +149,11 @@ class Blender:
         tile_size: int,
         stride: int,
         *,
-        threshold: float,
         device: torch.device,
     ) -> None:
-        self.mask = np.zeros((height, width), np.uint8)
+        self.kinds = np.zeros((height, width), np.uint8)
         self.deformation = np.zeros((height, width), np.float32)
-        self._tile_size, self._stride, self._threshold = tile_size, stride, threshold
+        self._tile_size, self._stride = tile_size, stride
         edge = torch.arange(tile_size, device=device) + 0.5
         ramp = (torch.minimum(edge, tile_size - edge) / max(1, tile_size - stride)).clamp(max=1)
         self._weight = ramp[:, None] * ramp
@@ -173,19 +171,22 @@ class Blender:
         part[-1] += self._weight
 
     def finish(self) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Class ids (H, W) uint8 and probability of deformation (H, W) float32."""
+        """The likeliest class but background (H, W) uint8, and probability of any (H, W) float32.
+
+        Both are 0 where no tile was looked at.
+        """
         self._finish_rows(self._tile_size)
-        return self.mask, self.deformation
+        return self.kinds, self.deformation
 
     def _finish_rows(self, count: int) -> None:
         top = self._row * self._stride
         into = np.s_[top : top + count]
-        height, width = self.mask[into].shape
+        height, width = self.kinds[into].shape
         rows = self._band[:, :height, :width]
         deformation = rows[1:-1].sum(0) / rows[-1].clamp(min=1e-6)
         kind = rows[1:-1].max(0).indices + 1  # as argmax, at a sixth of its time
-        kind = kind.masked_fill(deformation < self._threshold, 0).masked_fill(rows[-1] == 0, 0)
+        kind = kind.masked_fill(rows[-1] == 0, 0)
         self.deformation[into] = deformation.cpu().numpy()
-        self.mask[into] = kind.to(torch.uint8).cpu().numpy()
+        self.kinds[into] = kind.to(torch.uint8).cpu().numpy()
         self._band = F.pad(self._band[:, count:], (0, 0, 0, count))
         self._row += 1

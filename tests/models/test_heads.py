@@ -192,7 +192,7 @@ def test_blending_equals_the_weighted_mean() -> None:
     tiles = torch.randn(len(places), 7, 8, 8).softmax(1)
     height, width = 22, 13
     cpu = torch.device("cpu")
-    blender = Blender(height, width, 8, 5, threshold=0.8, device=cpu)
+    blender = Blender(height, width, 8, 5, device=cpu)
     weight = torch.tensor([1 / 6, 3 / 6, 5 / 6, 1, 1, 5 / 6, 3 / 6, 1 / 6])
     total, norm = torch.zeros(7, 40, 40), torch.zeros(40, 40)
     for (row, column), tile in zip(places, tiles, strict=True):
@@ -200,14 +200,14 @@ def test_blending_equals_the_weighted_mean() -> None:
         area = np.s_[row * 5 : row * 5 + 8, column * 5 : column * 5 + 8]
         total[:, *area] += weight[:, None] * weight * tile
         norm[area] += weight[:, None] * weight
-    mask, deformation = blender.finish()
+    found, deformation = blender.finish()
     p = (total / norm.clamp(min=1e-9))[:, :height, :width]
     expected = p[1:].sum(0)
     np.testing.assert_allclose(deformation, expected.numpy(), rtol=0, atol=1e-6)
-    kinds = torch.where(expected >= 0.8, p[1:].argmax(0) + 1, 0)
-    assert mask.tolist() == kinds.tolist()
-    assert mask.any()
-    assert (mask[13:15] == 0).all()  # no tile covers them
+    kinds = torch.where(expected > 0, p[1:].argmax(0) + 1, 0)
+    assert found.tolist() == kinds.tolist()
+    assert found.any()
+    assert (found[13:15] == 0).all()  # no tile covers them
 
 
 def test_a_patch_of_one_tile_is_segmented_as_in_training() -> None:
@@ -217,9 +217,13 @@ def test_a_patch_of_one_tile_is_segmented_as_in_training() -> None:
     with torch.no_grad():
         logits = model({"pixel_values": pixels[None], "valid": valid[None]})["segmentation"]
     expected = 1 - to_pixels(logits, 64).softmax(1)[0, 0, :50]
+    assert seen.mask_if_deforming is not None
+    assert seen.mask_if_deforming.dtype == np.float32
+    np.testing.assert_allclose(seen.mask_if_deforming, expected.numpy(), atol=1e-5)
     assert seen.mask_probability is not None
     assert seen.mask_probability.dtype == np.float32
-    np.testing.assert_allclose(seen.mask_probability, expected.numpy(), atol=1e-5)
+    both = expected.numpy() * seen.deformation
+    np.testing.assert_allclose(seen.mask_probability, both, atol=1e-5)
 
 
 # Whole images

@@ -35,6 +35,7 @@ def decided(**changes: object) -> Heads:
 
 def test_masks_equal_the_blend_of_all_tiles_at_once() -> None:
     model = decided(encoder={"max_tiles_per_forward": 2})
+    model.calibration = dataclasses.replace(model.calibration, mask_threshold=0.25)
     pixels, valid = image(150, 117)
     config = model.config.encoder
     side, stride = config.tile_size, config.tile_size - config.tile_overlap
@@ -54,20 +55,20 @@ def test_masks_equal_the_blend_of_all_tiles_at_once() -> None:
         area += ramp[:, None] * ramp * torch.cat([tile, torch.ones(1, side, side)])
     p = (total[:-1] / total[-1].clamp(min=1e-6))[:, :150, :117]
     seen = model.predict(pixels, valid)
-    np.testing.assert_allclose(seen.mask_probability, p[1:].sum(0).numpy(), rtol=0, atol=1e-5)
-    kinds = (p[1:].argmax(0) + 1).masked_fill(p[1:].sum(0) < 0.5, 0)
+    np.testing.assert_allclose(seen.mask_if_deforming, p[1:].sum(0).numpy(), rtol=0, atol=1e-5)
+    kinds = (p[1:].argmax(0) + 1).masked_fill(p[1:].sum(0) * seen.deformation < 0.25, 0)
     assert seen.mask is not None
     assert len(np.unique(seen.mask)) > 2
     assert (seen.mask != kinds.numpy()).mean() < 1e-3  # but for ties to rounding
 
 
 def test_of_equal_classes_the_first_is_named() -> None:
-    blender = Blender(8, 8, 8, 8, threshold=0.5, device=CPU)
+    blender = Blender(8, 8, 8, 8, device=CPU)
     tile = torch.full((NUM_CLASSES, 8, 8), 0.2)
     tile[:3], tile[6] = 0.0, 0.0  # of 3, 4 and 5
     blender.add(0, 0, tile)
-    mask, deformation = blender.finish()
-    assert (mask == 3).all()
+    kinds, deformation = blender.finish()
+    assert (kinds == 3).all()
     np.testing.assert_allclose(deformation, 0.6, atol=1e-6)
 
 
@@ -114,21 +115,23 @@ def test_a_frame_of_3000_px_says_in_each_part_what_the_part_says_alone() -> None
     pixels, valid = image(3000, 3000)
     whole = model.predict(pixels, valid)
     assert whole.mask is not None
-    assert whole.mask_probability is not None
+    assert whole.mask_if_deforming is not None
     assert whole.mask.shape == (3000, 3000)
     top, side = 40 * stride, 8 * stride + config.tile_size
     part = np.s_[top : top + side, top : top + side]
     alone = model.predict(pixels[:, *part], valid[part])
-    assert alone.mask_probability is not None
+    assert alone.mask_if_deforming is not None
     inner = np.s_[config.tile_overlap : -config.tile_overlap]  # edges lack the tiles outside
     np.testing.assert_allclose(
-        whole.mask_probability[part][inner, inner], alone.mask_probability[inner, inner], atol=1e-5
+        whole.mask_if_deforming[part][inner, inner],
+        alone.mask_if_deforming[inner, inner],
+        atol=1e-5,
     )
 
 
 def test_the_band_does_not_grow_with_the_images_height() -> None:
-    tall = Blender(10_000, 64, 64, 32, threshold=0.5, device=CPU)
-    low = Blender(64, 64, 64, 32, threshold=0.5, device=CPU)
+    tall = Blender(10_000, 64, 64, 32, device=CPU)
+    low = Blender(64, 64, 64, 32, device=CPU)
     assert tall._band.shape == low._band.shape
 
 
