@@ -74,6 +74,12 @@ class InitConfig:
 
     path: str | None = None
     sha256: str | None = None  # of the encoder's weights, to be sure which
+    whole: bool = False  # of saved heads take all: go on learning, on other data or draws
+
+    def __post_init__(self) -> None:
+        if self.whole and (self.path is None or self.sha256 is not None):
+            fix = "give init.path saved heads, and no sha256: theirs is in their folder"
+            raise HephError("init.whole", f"path {self.path}, sha256 {self.sha256}", fix)
 
 
 @dataclass(frozen=True)
@@ -161,7 +167,9 @@ def main(config: Config, resume: bool) -> None:
 
     # Model
     model = Heads(config.model)
-    if config.init.path is not None:
+    if config.init.path is not None and config.init.whole:
+        model.fill_from(config.init.path)
+    elif config.init.path is not None:
         model.encoder.fill_from(config.init.path, config.init.sha256)
     model.set_priors(label_shares(labels, weights))
     optimizer = make_optimizer(model, config.optimizer.lr, config.optimizer.weight_decay)

@@ -120,6 +120,17 @@ class Heads(nn.Module):
             groups.append(share.log() if name in SOFTMAX else share.logit())
         self.log_prior.copy_(torch.cat(groups))
 
+    def fill_from(self, folder: str | Path) -> None:
+        """Take all weights of saved heads; calibration stays.
+
+        Args:
+            folder: Of `save_pretrained`.
+
+        Raises:
+            HephError: They are broken, or made otherwise than these.
+        """
+        weights.fill(self, Heads.from_pretrained(folder).state_dict(), Path(folder))
+
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Raw logits of all label groups, of the tiles' pixels and of the tokens' saliency."""
         valid, size = batch["valid"], batch.get("size")

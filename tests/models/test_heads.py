@@ -487,6 +487,18 @@ def test_a_start_from_a_saved_encoder(tmp_path: Path) -> None:
         other.encoder.fill_from(tmp_path / "heads")
 
 
+def test_saved_heads_go_on_whole(tmp_path: Path) -> None:
+    source, model = make(), make()
+    with torch.no_grad():
+        for parameter in source.parameters():
+            parameter.add_(0.1)
+    source.save_pretrained(tmp_path)
+    model.fill_from(tmp_path)
+    assert model.model_id == source.model_id
+    with pytest.raises(HephError, match="weights do not fit the config"):
+        make(segmentation_weight=0.0).fill_from(tmp_path)
+
+
 def test_a_frozen_encoder_stays_as_it_is() -> None:
     model, batch = make(freeze_encoder=True, encoder={"norm": "batch"}), make_batch([0, 1, 2])
     model.train()

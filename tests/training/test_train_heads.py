@@ -148,6 +148,17 @@ def test_a_run_from_a_saved_encoder_with_every_option(dataset, finished, tmp_pat
     assert np.isfinite(json.loads(lines[-1])["facts"])
 
 
+def test_saved_heads_go_on_whole(dataset, finished, tmp_path):
+    words = ["--init.path", str(finished / "model"), "--init.whole", "true"]
+    words += ["--loop.steps", "1", "--loop.warmup_steps", "0", "--optimizer.lr", "1e-9"]
+    assert train(dataset, tmp_path, *words) == 0
+    one, two = (
+        load_file(f / "model" / "model.safetensors") for f in (finished, tmp_path / "heads/tiny")
+    )
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=0, atol=1e-6)
+
+
 def test_more_datasets_and_windows_train(dataset, tmp_path):
     more = tmp_path / "more"
     write_patches(more, 4, StreamConfig(seed=1, pairs_per_place=4, dates=4))
@@ -170,6 +181,12 @@ def test_more_datasets_and_windows_train(dataset, tmp_path):
         (["--model.num_heads", "5"], "5 do not divide encoder.dim 32", 1),
         (["--loop.gradient_accumulation", "2"], "another loss", 1),
         (["--init.path", "/missing"], "/missing: this is no saved encoder", 1),
+        (
+            ["--init.path", "/missing", "--init.whole", "true"],
+            "this is no saved heads",
+            1,
+        ),
+        (["--init.whole", "true"], "give init.path saved heads", 1),
     ],
 )
 def test_bad_configs_are_one_line(dataset, tmp_path, capsys, words, message, code):
