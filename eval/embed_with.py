@@ -102,6 +102,9 @@ def _open_clip(name: str, weights: str | None, device: str) -> Embedder:
 
 
 def _transformers(name: str, weights: str | None, device: str) -> Embedder:
+    if weights not in (None, "random"):
+        fix = "give the folder of the weights as the model's name"
+        raise HephError("--weights", f"{weights!r} is no choice for transformers", fix)
     import torch
     from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
@@ -261,6 +264,13 @@ def run(options: argparse.Namespace) -> None:
     print(f"written to {options.out}: {len(images)} images, {len(texts)} texts", file=sys.stderr)
 
 
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; an error is one line on stderr and exit code 1."""
     parser = argparse.ArgumentParser(
@@ -273,7 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", default="test", help="train, val or test (default: test)")
     parser.add_argument("--weights", help="open_clip's tag, a file, or random")
     parser.add_argument("--out", type=Path, required=True, help="the .npz to write")
-    parser.add_argument("--batch-size", type=int, default=16, help="images at once")
+    parser.add_argument("--batch-size", type=_positive, default=16, help="images at once")
     parser.add_argument("--device", help="default: cuda if there is one")
     parser.add_argument("--seed", type=int, default=0, help="of random weights")
     options = parser.parse_args(arguments)

@@ -215,6 +215,9 @@ def _run(options: argparse.Namespace) -> None:
     if options.write_predictions is not None and not (labels and options.model):
         fix = "use it with --model and saved heads"
         raise HephError("--write-predictions", "nothing to write", fix)
+    if options.heads is not None and (labels or options.write_queries is not None):
+        fix = "use it with a retriever or its embeddings"
+        raise HephError("--heads", "nothing to compare with", fix)
     if options.model is not None:
         out = options.out or options.model.parent / f"results.{options.split}.json"
     elif options.predictions is not None:

@@ -76,6 +76,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from heph_vl.metrics.bootstrap import clusters, group_weights
     from heph_vl.models.retriever import Retriever
 
+    if options.sheet is not None and options.sheet.suffix.lower() not in (".png", ".jpg"):
+        raise HephError("--sheet", f"{options.sheet} is no picture's name", "end it in .png")
     retriever = Retriever.from_pretrained(options.model)
     rows = parquet.load(options.data, options.split)
     facts = [captions.parse(text) for text in rows["caption"]]
@@ -185,6 +187,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__,
@@ -196,7 +205,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", default="test", help="train, val or test (default: test)")
     parser.add_argument("--seed", type=int, default=0, help="of the intervals' draws")
     parser.add_argument("--sheet", type=Path, help="write a picture of the first maps")
-    parser.add_argument("--pictures", type=int, default=12, help="how many (default: 12)")
+    parser.add_argument("--pictures", type=_positive, default=12, help="how many (default: 12)")
     parser.add_argument("--out", type=Path, help="write the results to this JSON file")
     parser.add_argument("--json", action="store_true", dest="as_json", help="print them as JSON")
     return parser

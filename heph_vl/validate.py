@@ -91,7 +91,7 @@ class Looked:
             raise HephError("validation split", "no valid phase in any image", "check the dataset")
         self.logits = {name: torch.stack(values) for name, values in logits.items()}
         self.truth = {name: torch.cat(values) for name, values in truth.items()}
-        self.pixels = np.array(pixels)  # (N, 2, _LEVELS), empty without masks
+        self.pixels = np.array(pixels).reshape(-1, 2, _LEVELS)  # N = 0 without masks
 
     def calibration(self) -> Calibration:
         """Temperatures, biases and thresholds of best F1; the masks' one of best IoU."""

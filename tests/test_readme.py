@@ -65,8 +65,9 @@ def place(tmp_path_factory):
 def test_readme_commands_run(place):
     ran = 0
     for command in commands():
-        if command.startswith(("make", "accelerate launch")) or "mine.npz" in command:
-            continue  # make demo is this test's model; several GPUs and others' files are absent
+        if command.startswith(("make", "accelerate launch")):
+            continue  # make demo is this test's model; several GPUs are absent
+        command = command.replace("--weights openai", "--weights random")  # no hub here
         if "realism.py" in command:
             continue  # the real patches are absent
         if "training/" in command:

@@ -3,10 +3,10 @@
     python training/adapt_retriever.py --config configs/retriever/adapt.yaml --data.path DATASET
         --data.group etna --init runs/retriever/base/model
 
-The images of one volcano group are divided by date: the first `shots` train, all later ones are
-scored before and after, so that nothing later helps to find what is earlier. Only the updates are
-trained; they are merged at the end, and `model/` is a retriever like any other. Reads top to
-bottom: data, model, training, measure.
+The images of one volcano group are divided by date: the first `shots` train, those that begin
+after the last of them are scored before and after, so that no acquisition is on both sides. Only
+the updates are trained, batch norms stay as they are; the updates are merged at the end, and
+`model/` is a retriever like any other. Reads top to bottom: data, model, training, measure.
 """
 
 import heph_vl  # noqa: F401 - first: it tells libgomp not to spin, before torch is loaded
@@ -18,9 +18,12 @@ from functools import partial
 from typing import Any
 
 import datasets
+import numpy as np
+import torch
+from timm.layers import freeze_batch_norm_2d, unfreeze_batch_norm_2d
 from torch.utils.data import DataLoader
 
-from heph_vl.data import parquet
+from heph_vl.data import captions, parquet
 from heph_vl.data.sampling import StepSampler
 from heph_vl.data.transforms import TrainingSet, TransformConfig, collate
 from heph_vl.errors import HephError
@@ -71,6 +74,12 @@ class LoraConfig:
     dropout: float = 0.1
     modules: str = ADAPTED  # regular expression of the whole name of a layer
 
+    def __post_init__(self) -> None:
+        if self.rank < 1 or not self.alpha > 0 or not 0 <= self.dropout < 1:
+            what = f"{self.rank}, {self.alpha}, {self.dropout}"
+            fix = "a rank of at least 1, an alpha above 0, a dropout from 0 to below 1"
+            raise HephError("lora.rank, alpha, dropout", what, fix)
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
@@ -102,14 +111,22 @@ def main(config: Config, resume: bool) -> None:
         resume: Go on from the newest checkpoint, if there is one.
 
     Raises:
-        HephError: No such group, or too few images of it.
+        HephError: No such group, too few images of it, no such layers; or gradient accumulation,
+            which changes a contrastive loss.
     """
-    from peft import LoraConfig as PeftConfig
-    from peft import LoraModel
-
+    if config.loop.gradient_accumulation != 1:
+        what = "a contrastive loss over parts of a batch is another loss"
+        raise HephError("loop.gradient_accumulation", what, "leave it at 1")
     accelerator = make_accelerator(config.accelerator)
     # Data
     few, rest = few_and_rest(config.data)
+
+    # Model: before the run folder exists, so that wrong layers leave none behind.
+    retriever = Retriever.from_pretrained(config.init)
+    facts = [captions.encode(captions.parse(text)) for text in few["caption"]]
+    retriever.weigh_facts(*(torch.from_numpy(np.stack(p)) for p in zip(*facts, strict=True)))
+    freeze_batch_norm_2d(retriever.encoder)
+    tuner = with_updates(retriever, config.lora)
     run = Run.start(
         accelerator,
         config,
@@ -130,10 +147,6 @@ def main(config: Config, resume: bool) -> None:
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
     )
-
-    # Model
-    retriever = Retriever.from_pretrained(config.init)
-    before = suite_map(retriever.to(accelerator.device), rest)
     context = retriever.config.text.context_length
     tokenize_texts = partial(tokenize, retriever.tokenizer, context_length=context)
     loader = DataLoader(
@@ -142,14 +155,8 @@ def main(config: Config, resume: bool) -> None:
         collate_fn=partial(collate, tokenize=tokenize_texts),
         num_workers=config.data.num_workers,
     )
-    lora = PeftConfig(
-        r=config.lora.rank,
-        lora_alpha=config.lora.alpha,
-        lora_dropout=config.lora.dropout,
-        target_modules=config.lora.modules,
-    )
-    tuner = LoraModel(retriever, lora, "default")  # puts the updates into the retriever
     optimizer = make_optimizer(retriever, config.optimizer.lr, config.optimizer.weight_decay)
+    before = suite_map(retriever.to(accelerator.device), rest)  # the updates begin with 0
 
     # Training
     fit(
@@ -164,15 +171,36 @@ def main(config: Config, resume: bool) -> None:
 
     # Measure
     adapted: Any = tuner.merge_and_unload()
+    unfreeze_batch_norm_2d(adapted.encoder)
     run.save_model(adapted.save_pretrained)
     if run.is_main:
-        results = {"group": config.data.group, "shots": len(few), "scored": len(rest)}
+        results: dict[str, Any] = {"group": config.data.group, "shots": len(few)}
+        results["scored"] = len(rest)
         run.write_results(results | {"before": before, "after": suite_map(adapted, rest)})
     accelerator.wait_for_everyone()
 
 
+def with_updates(retriever: Retriever, config: LoraConfig) -> Any:
+    """Peft's model around the retriever, into whose layers it has put updates of 0."""
+    from peft import LoraConfig as PeftConfig
+    from peft import LoraModel
+
+    lora = PeftConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=config.modules,
+    )
+    try:
+        return LoraModel(retriever, lora, "default")
+    except Exception as error:  # peft has several for layers that are not there or of no kind
+        reason = " ".join(str(error).split())[:200]
+        fix = "a regular expression of names of linear layers or convolutions"
+        raise HephError("lora.modules", f"{config.modules!r}: {reason}", fix) from error
+
+
 def few_and_rest(config: DataConfig) -> tuple[Any, Any]:
-    """The first images of the volcano group by date, and all later ones."""
+    """The first images of the volcano group by their second date, and those that begin later."""
     parts = parquet.load(config.path, None)
     rows = datasets.concatenate_datasets(list(parts.values()))
     groups = rows["volcano_group"]
@@ -181,12 +209,14 @@ def few_and_rest(config: DataConfig) -> tuple[Any, Any]:
         fix = f"one of {', '.join(known)}"
         raise HephError("data.group", f"{config.group!r} is no group of {config.path}", fix)
     mine = [i for i, group in enumerate(groups) if group == config.group]
-    dates = rows["secondary_date"]
-    mine.sort(key=lambda i: (str(dates[i]), i))
-    if len(mine) < 2 * config.shots:
-        what = f"{config.group} has {len(mine)} images"
-        raise HephError("data.shots", what, f"at most {len(mine) // 2}, so that half are scored")
-    return rows.select(mine[: config.shots]), rows.select(mine[config.shots :])
+    first, second = ([str(d) for d in rows[f"{name}_date"]] for name in ("primary", "secondary"))
+    mine.sort(key=lambda i: (second[i], i))
+    few = mine[: config.shots]
+    rest = [i for i in mine if first[i] > second[few[-1]]]
+    if len(few) < config.shots or not rest:
+        what = f"{config.group} has {len(mine)} images, {len(rest)} of them after the first "
+        raise HephError("data.shots", what + f"{len(few)}", "choose fewer, so that some are scored")
+    return rows.select(few), rows.select(rest)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,8 @@ class DataConfig:
     # Images of an activity type or flag rarer than this are drawn sqrt(share / own share) times
     # as often (repeat factors; Gupta et al., 2019, section 4.2); 0: never.
     rare_share: float = 0.0
-    # An image of a volcano group of n images is drawn n^-power times as often; 1: all groups alike.
+    # An image of a volcano group with n in its set is drawn n^-power times as often; 1: all groups
+    # alike, before sets and deformation are balanced.
     group_power: float = 0.0
     evaluate_images: int = 200  # of the validation split during training; at the end all
     num_workers: int = 1  # that prepare batches, for each process

@@ -52,7 +52,8 @@ class DataConfig:
     more: list[str] = field(default_factory=list)
     more_share: float = 0.5  # of the draws that are rows of `more`, equally often of each set
     balance: Literal["none", "deformation"] = "none"  # deformation: images with it half the time
-    # An image of a volcano group of n images is drawn n^-power times as often; 1: all groups alike.
+    # An image of a volcano group with n in its set is drawn n^-power times as often; 1: all groups
+    # alike, before sets and deformation are balanced.
     group_power: float = 0.0
     batch_size: int = 256  # of all processes together
     num_workers: int = 1  # that prepare batches, for each process

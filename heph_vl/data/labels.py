@@ -60,7 +60,8 @@ def sampling_weights(
         sizes: Rows of each of several sets, one after another, each balanced for itself; N in all.
         rest_share: Share of all draws that are of sets after the first, of each equally often.
         groups: Volcano group of each row.
-        group_power: A row of a group of n rows is drawn n^-power times as often.
+        group_power: A row of a group of n rows of its set is drawn n^-power times as often, before
+            sets and deformation are balanced.
 
     Returns:
         (N,), or None: equally often.
@@ -69,12 +70,14 @@ def sampling_weights(
     classes = np.concatenate([labels["activity_types"], labels["quality"]], axis=1)
     factor = np.sqrt(rare_share / np.maximum(classes.mean(0), 1e-9)).clip(min=1)
     weights: NDArray[np.float64] = np.where(classes > 0, factor, 1).max(1)
-    if group_power:
-        _, group, members = np.unique(np.array(groups), return_inverse=True, return_counts=True)
-        weights *= members[group] ** -group_power
     deforming = labels["deformation"][:, 0] > 0
     number = np.repeat(np.arange(max(1, len(sizes))), sizes or count)
     parts = [number == i for i in range(number[-1] + 1)]
+    for part in parts if group_power else ():
+        _, group, members = np.unique(
+            np.array(groups)[part], return_inverse=True, return_counts=True
+        )
+        weights[part] *= members[group] ** -group_power
     for part in parts:
         sides = part & deforming, part & ~deforming
         if balance == "deformation" and all(side.any() for side in sides):

@@ -144,10 +144,12 @@ def _score(
 
 def _compare(statistics: Mapping[str, Statistic], units: Clusters) -> dict[str, Any]:
     found: dict[str, Any] = {"model": units.estimate(statistics["model"])}
-    for name in statistics.keys() - {"model"}:
+    others = [name for name in statistics if name != "model"]
+    for name in others:
         found[name] = units.estimate(statistics[name])["value"]
-    for name in statistics.keys() - {"model", "true_facts"}:
-        found[f"minus_{name}"] = units.difference(statistics["model"], statistics[name])
+    for name in others:
+        if name != "true_facts":
+            found[f"minus_{name}"] = units.difference(statistics["model"], statistics[name])
     return found
 
 

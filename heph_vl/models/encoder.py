@@ -203,11 +203,7 @@ class Encoder(nn.Module):
         inside = Path(folder) / "encoder"
         folder = inside if inside.is_dir() else Path(folder)
         encoder = Encoder.from_pretrained(folder, sha256=sha256)
-        for name in ("backbone", "backbone_options", "norm", "dim", "num_latents", "num_heads"):
-            saved, mine = (getattr(c, name) for c in (encoder.config, self.config))
-            if saved != mine:
-                what = f"the saved encoder's {name} is {saved}, the config's {mine}"
-                raise HephError(str(folder), what, f"set model.encoder.{name} to {saved}")
+        check_alike(encoder.config, self.config, str(folder))
         weights.fill(self, encoder.state_dict(), folder)
 
     def save_pretrained(self, folder: str | Path) -> str:
@@ -235,6 +231,24 @@ class Encoder(nn.Module):
         state = weights.read_weights(folder, sha256 or entries["weights_sha256"])
         weights.fill(encoder, state, folder)
         return encoder.eval()
+
+
+def check_alike(saved: EncoderConfig, mine: EncoderConfig, where: str) -> None:
+    """Refuse weights that fit another encoder; not all of it shows in the shapes of tensors.
+
+    Args:
+        saved: Of the encoder whose weights are taken.
+        mine: Of the encoder that takes them.
+        where: Where they were saved, for the message.
+
+    Raises:
+        HephError: They differ in a part that the weights depend on.
+    """
+    for name in ("backbone", "backbone_options", "norm", "dim", "num_latents", "num_heads"):
+        theirs, ours = getattr(saved, name), getattr(mine, name)
+        if theirs != ours:
+            what = f"the saved encoder's {name} is {theirs}, the config's {ours}"
+            raise HephError(where, what, f"set model.encoder.{name} to {theirs}")
 
 
 def cell_positions(size: Tensor, grid: tuple[int, int]) -> Tensor:

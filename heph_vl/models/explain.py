@@ -1,4 +1,4 @@
-"""Where in an image a score comes from: one map for retriever and captioner.
+"""Where in an image a score comes from.
 
 The relevance of a token is gradient times difference from a reference (Shrikumar et al., 2017) of
 the score that is pooled from the tokens: to first order, what the score would lose if the cell
@@ -37,18 +37,3 @@ def relevance(
     mean = (seen.tokens * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
     found = (gradient * (seen.tokens - mean)).sum(-1).clamp(min=0)
     return found.masked_fill(~seen.token_mask, 0.0).view(len(found), *seen.grid).float()
-
-
-def peak(found: Tensor, cell: int) -> list[tuple[float, float]]:
-    """Middle of each map's most relevant cell.
-
-    Args:
-        found: (B, rows, columns).
-        cell: Side of a cell [px].
-
-    Returns:
-        B places x, y [px] from the top-left corner.
-    """
-    columns = found.shape[2]
-    best = found.flatten(1).argmax(1).tolist()
-    return [((i % columns + 0.5) * cell, (i // columns + 0.5) * cell) for i in best]

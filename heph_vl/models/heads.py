@@ -23,7 +23,13 @@ from heph_vl.data.labels import LABELS, SOFTMAX
 from heph_vl.data.palettes import new_table
 from heph_vl.errors import HephError
 from heph_vl.models import weights
-from heph_vl.models.encoder import Encoder, EncoderConfig, balanced_mean, saliency_terms
+from heph_vl.models.encoder import (
+    Encoder,
+    EncoderConfig,
+    balanced_mean,
+    check_alike,
+    saliency_terms,
+)
 from heph_vl.models.gather import gather_rows
 from heph_vl.models.inputs import InputKind, as_seen
 from heph_vl.models.label_losses import NUM_FACTS, class_loss, fact_loss, label_loss
@@ -129,7 +135,16 @@ class Heads(nn.Module):
         Raises:
             HephError: They are broken, or made otherwise than these.
         """
-        weights.fill(self, Heads.from_pretrained(folder).state_dict(), Path(folder))
+        saved = Heads.from_pretrained(folder)
+        check_alike(saved.config.encoder, self.config.encoder, str(folder))
+        for name in ("num_heads", "input", "decoder_width", "segmentation_weight", "text_weight"):
+            theirs, ours = getattr(saved.config, name), getattr(self.config, name)
+            if name.endswith("_weight"):  # only whether there is such a part
+                theirs, ours = bool(theirs), bool(ours)
+            if theirs != ours:
+                what = f"the saved heads' {name} is {theirs}, the config's {ours}"
+                raise HephError(str(folder), what, f"set model.{name} as theirs")
+        weights.fill(self, saved.state_dict(), folder)
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Raw logits of all label groups, of the tiles' pixels and of the tokens' saliency."""

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.embed_with import main, prototypes
+from eval.embed_with import load_embedder, main, pictures, prototypes
 from eval.evaluate import main as evaluate
-from heph_vl.data.parquet import write_parquet
+from heph_vl.data.parquet import load, write_parquet
 from heph_vl.models.text import train_tokenizer
 from tests.data.fake_archive import write_fake_archive
 
@@ -89,6 +89,24 @@ def test_timm_asks_by_training_images(root: Path, tmp_path: Path) -> None:
     assert 0 < found["suites"]["captions"]["metrics"]["mAP"]["model"]["value"] <= 1
 
 
+def test_pictures_are_white_without_data_and_come_in_order(root: Path) -> None:
+    embedder = load_embedder("timm:test_resnet", "random", "cpu")
+    rows = load(root / "dataset", "test")
+    batches = list(pictures(rows, 3))
+    assert [len(batch) for batch in batches] == [3, 1]
+    for row, picture in zip(rows, [p for batch in batches for p in batch], strict=True):
+        rgba = np.array(row["image"].convert("RGBA"))
+        empty = rgba[..., 3] == 0
+        found = np.array(picture)
+        assert (found[empty] == 255).all()
+        np.testing.assert_array_equal(found[~empty], rgba[~empty][:, :3])
+    one = embedder.images([batches[0][1]])[0]
+    np.testing.assert_allclose(embedder.images(batches[0])[1], one, atol=1e-5)
+    wide = batches[0][0].resize((128, 64))
+    squashed = embedder.images([wide.resize((224, 224), 3)])
+    assert np.abs(embedder.images([wide]) - squashed).max() < 0.1  # nothing is cropped
+
+
 def test_a_prototype_is_the_mean_of_what_answers() -> None:
     captions = ["Sill-type deformation on the left.", "Turbulent mixing around the area."]
     captions += ["Sill-type deformation on the right."]
@@ -106,6 +124,7 @@ def test_a_prototype_is_the_mean_of_what_answers() -> None:
         (["open_clip:nothing", "--weights", "random"], "model open_clip:nothing"),
         (["timm:test_resnet", "--weights", "random", "--split", "no"], "no split no"),
         (["transformers:no/where"], "model transformers:no/where"),
+        (["transformers:no/where", "--weights", "mine.pt"], "'mine.pt' is no choice for transf"),
     ],
 )
 def test_errors_are_one_line(

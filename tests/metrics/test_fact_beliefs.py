@@ -47,6 +47,20 @@ def test_exactly_is_less_than_entailed() -> None:
     assert probability(calm, image, exactly=True) < 0.02  # silent on turbulence and noise
 
 
+def test_exactly_holds_silence_against_a_text() -> None:
+    air = beliefs(labels(0.02, atmosphere="turbulent_mixing"))
+    calm = " No deformation activity can be detected."
+    placed = probability("Turbulent mixing effect around the area." + calm, air, exactly=True)
+    assert placed > 10 * probability("Turbulent mixing effect." + calm, air, exactly=True)
+    broken = beliefs(labels(0.02, quality="processing_error"))
+    assert probability(calm, broken, exactly=True) < 0.5 * probability(
+        calm, beliefs(labels()), exactly=True
+    )
+    sill = beliefs(labels(0.95, activity_types="sill", intensities="high"))
+    full = probability("Sill-type deformation of high intensity on the left.", sill, exactly=True)
+    assert full > probability("Sill-type deformation on the left.", sill, exactly=True)
+
+
 def test_whatever_is_said_has_a_finite_score() -> None:
     image = beliefs(labels())
     for atom in SCENE_ATOMS:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from heph_vl.models.explain import peak, relevance
+from heph_vl.models.explain import relevance
 from tests.tiny_retriever import make, make_batch
 
 
@@ -45,9 +45,3 @@ def test_a_heat_map_is_of_the_image_given() -> None:
     alone = model.heat_map(text, *(tensor[1:] for tensor in inputs))
     torch.testing.assert_close(both[1:], alone, rtol=1e-3, atol=1e-6)
     assert all(parameter.grad is None for parameter in model.parameters())
-
-
-def test_the_peak_is_the_middle_of_a_cell() -> None:
-    found = torch.zeros(2, 3, 4)
-    found[0, 1, 2] = found[1, 2, 0] = 1
-    assert peak(found, 16) == [(40.0, 24.0), (8.0, 40.0)]

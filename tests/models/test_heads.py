@@ -445,6 +445,12 @@ def test_sets_are_shared_out_and_each_balanced_for_itself() -> None:
     even = sampling_weights(labels, "none", 0.0, groups=groups, group_power=1.0)
     assert even is not None
     assert even[:8].sum() == pytest.approx(even[8:].sum())
+    groups = ["etna"] * 4 + ["taal"] * 2 + ["etna"] + ["taal"] * 3
+    of_two = {"sizes": [6, 4], "rest_share": 0.5, "groups": groups, "group_power": 1.0}
+    even = sampling_weights(labels, "none", 0.0, **of_two)  # type: ignore[arg-type]
+    assert even is not None
+    sums = [even[:4].sum(), even[4:6].sum(), even[6], even[7:].sum()]
+    assert sums == pytest.approx([0.25] * 4)
 
 
 # Disk and starts
@@ -495,8 +501,13 @@ def test_saved_heads_go_on_whole(tmp_path: Path) -> None:
     source.save_pretrained(tmp_path)
     model.fill_from(tmp_path)
     assert model.model_id == source.model_id
-    with pytest.raises(HephError, match="weights do not fit the config"):
-        make(segmentation_weight=0.0).fill_from(tmp_path)
+    for changes, told in (
+        ({"segmentation_weight": 0.0}, "segmentation_weight is True, the config's False"),
+        ({"input": "grey"}, "input is phasor, the config's grey; set model.input"),
+        ({"encoder": {"num_heads": 4}}, "encoder's num_heads is 2, the config's 4"),
+    ):
+        with pytest.raises(HephError, match=told):
+            make(**changes).fill_from(tmp_path)  # type: ignore[arg-type]
 
 
 def test_a_frozen_encoder_stays_as_it_is() -> None:

@@ -96,6 +96,18 @@ def test_the_other_losses_use_the_same_texts_and_weights(kind: str) -> None:
         assert parameter.grad.isfinite().all(), name
 
 
+def test_rare_facts_weigh_more() -> None:
+    model, batch = make(loss="soft"), make_batch([0, 1, 0, 0])
+    model.weigh_facts(batch["scene_atoms"], batch["patterns"])
+    counts = fact_counts(batch["scene_atoms"], batch["patterns"])
+    rare = model.fact_weights[counts.sum(0) == 1]  # log(1 + 4 / 1)
+    assert len(rare)
+    assert rare.tolist() == pytest.approx([math.log(5)] * len(rare))
+    common = model.fact_weights[counts.sum(0) == 4]
+    assert common.tolist() == pytest.approx([math.log(2)] * len(common))
+    assert len(common)
+
+
 def test_the_diagonal_option_knows_no_facts() -> None:
     model, batch = make(loss="diagonal"), make_batch([0, 0, 1, 2])
     out = model(batch)

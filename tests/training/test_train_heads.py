@@ -159,6 +159,14 @@ def test_saved_heads_go_on_whole(dataset, finished, tmp_path):
         torch.testing.assert_close(two[name], tensor, rtol=0, atol=1e-6)
 
 
+def test_heads_without_masks_are_measured(dataset, tmp_path):
+    words = ["--model.segmentation_weight", "0", "--model.saliency_weight", "0"]
+    assert train(dataset, tmp_path, *words, "--loop.steps", "2") == 0
+    results = json.loads((tmp_path / "heads" / "tiny" / "results.json").read_text())
+    assert "val_deformation_auroc" in results
+    assert "val_iou" not in results
+
+
 def test_more_datasets_and_windows_train(dataset, tmp_path):
     more = tmp_path / "more"
     write_patches(more, 4, StreamConfig(seed=1, pairs_per_place=4, dates=4))
