@@ -58,14 +58,23 @@ def heads():
     return Heads.from_pretrained(HEADS)
 
 
-def test_heads_results_and_card_are_of_these_weights(heads):
-    results = json.loads((HEADS / "results.json").read_text())
-    card = (HEADS / "README.md").read_text()
-    assert results["model_id"] == heads.model_id
+@pytest.mark.parametrize("name", ["heads", "judge"])
+def test_heads_results_and_card_are_of_these_weights(name):
+    folder = REPO / "weights" / name
+    results = json.loads((folder / "results.json").read_text())
+    card = (folder / "README.md").read_text()
+    assert results["model_id"] == Heads.from_pretrained(folder).model_id
     scores = results["tasks"]["deformation"]["classes"]["deformation"]["metrics"]
     for name in ("auroc", "f1"):
         assert f"{scores[name]['model']['value']:.3f}" in card
     assert results["commit"] in card
+
+
+def test_the_judge_is_another_network(heads):
+    judge = Heads.from_pretrained(REPO / "weights" / "judge")
+    one, other = (model.config.encoder for model in (heads, judge))
+    assert one.backbone != other.backbone
+    assert one.tile_size != other.tile_size
 
 
 def test_heads_find_the_fringes_of_a_ring(heads):
