@@ -1,6 +1,6 @@
 """Adapt a retriever to a new volcano from a few labelled images, by low-rank updates (LoRA).
 
-    python training/adapt_retriever.py --config configs/retriever/adapt.yaml --data.path DATASET
+    python training/adapt_retriever.py --config configs/adapted/base.yaml --data.path DATASET
         --data.group etna --init runs/retriever/base/model
 
 The images of one volcano group are divided by date: the first `shots` train, those that begin

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from heph_vl.data.parquet import load, write_parquet
 from heph_vl.models.retriever import Retriever
 from heph_vl.models.text import train_tokenizer
-from heph_vl.run import launch
+from heph_vl.run import launch, parse_config
 from tests import tiny_retriever
 from tests.conftest import REPO
 from tests.data.fake_archive import write_fake_archive
@@ -55,7 +55,7 @@ def group(root):
 
 
 def adapt(root, group, out, *more):
-    words = ["--config", str(REPO / "configs" / "retriever" / "adapt.yaml"), *SMALL]
+    words = ["--config", str(REPO / "configs" / "adapted" / "base.yaml"), *SMALL]
     words += ["--data.path", str(root / "dataset"), "--data.group", group]
     words += ["--init", str(root / "start"), "--run.root", str(out), *more]
     return launch(recipe.main, recipe.Config, words)
@@ -116,3 +116,13 @@ def test_resuming_equals_the_unbroken_run(root, group, tmp_path):
 def test_wrong_use_is_told(root, group, tmp_path, capsys, words, told):
     assert adapt(root, group, tmp_path, *words) == 1
     assert told in capsys.readouterr().err
+
+
+def test_the_config_is_read_and_has_its_header():
+    path = REPO / "configs" / "adapted" / "base.yaml"
+    config, _ = parse_config(recipe.Config, ["--config", str(path)])
+    assert config.data.shots == 50
+    header = path.read_text().splitlines()[:4]
+    assert all(line.startswith("# ") for line in header)
+    assert header[2].startswith("# Expected:")
+    assert header[3].startswith("# Smoke:")
