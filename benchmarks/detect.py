@@ -121,10 +121,7 @@ def parts(heads: Heads, frame: Path) -> dict[str, Callable[[], Any]]:
         heads.encoder.pool(seen.tokens, seen.token_mask, seen.saliency_logits)
 
     def blend() -> None:
-        threshold = heads.calibration.mask_threshold
-        blender = Blender(
-            height, width, config.tile_size, stride, threshold=threshold, device=valid.device
-        )
+        blender = Blender(height, width, config.tile_size, stride, device=valid.device)
         for (_, row, column), tile in zip(tiles.tolist(), logits, strict=True):
             blender.add(row, column, to_pixels(tile, config.tile_size).softmax(1)[0])
         blender.finish()
