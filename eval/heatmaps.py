@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from heph_vl.errors import HephError
 from heph_vl.files import write_text, writing
+from heph_vl.heat import CELL
 
 NEAR_PX = 15.0
-CELL = 16
 POINTERS = ("heat map", "saliency", "random cell")
 
 
@@ -128,30 +128,28 @@ def _what(pattern: Any) -> tuple[str, str | None]:
 
 
 def _draw(pictures: Sequence[tuple[Any, NDArray[np.float32], str]], path: Path) -> None:
-    """Phase with the outline in black, and the map beside it."""
+    """Phase with the outline in black, plain and under the map, two frames in a row."""
     from PIL import Image, ImageDraw
     from scipy.ndimage import binary_erosion
 
     from heph_vl.data.palettes import new_table
+    from heph_vl.heat import Heat
+    from heph_vl.sheet import spotlight
 
     colours = new_table()[1]
     side, cells = 300, []
     for sample, found, text in pictures:
-        height, width = sample.mask.shape
         code = sample.phase_code.astype(int)
         place = (code - 1) * (len(colours) - 1) // 254
         picture = np.where(code[..., None] > 0, colours[place.clip(0)], 255).astype(np.uint8)
         outlined = sample.mask > 0
-        edge = outlined & ~binary_erosion(outlined, iterations=2)
-        picture[edge] = 0
-        heat = np.kron(found / max(float(found.max()), 1e-9), np.ones((CELL, CELL)))
-        heat = heat[:height, :width, None]
-        warm = (255 * (1 - heat * np.array([0.0, 0.8, 1.0]))).astype(np.uint8)
-        warm[edge] = 0
-        pair = Image.fromarray(np.concatenate([picture, warm], 1))
-        pair.thumbnail((2 * side, side))
+        picture[outlined & ~binary_erosion(outlined, iterations=2)] = 0
+        plain = Image.fromarray(picture)
+        plain.thumbnail((side, side))
         cell = Image.new("RGB", (2 * side + 10, side + 20), "white")
-        cell.paste(pair, (0, 16))
+        cell.paste(plain, (0, 16))
+        heat = Heat(found, (code.shape[0], code.shape[1]))
+        cell.paste(spotlight(plain, heat).convert("RGB"), (side, 16))
         ImageDraw.Draw(cell).text((2, 2), text[:90], fill="black")
         cells.append(cell)
     columns = 2

@@ -81,7 +81,7 @@ def embed_batches(
             inputs = []
             for position in range(start, min(start + batch_size, len(images))):
                 try:
-                    inputs.append(_read(images[position], position))
+                    inputs.append(read_image(images[position], position))
                     batch.positions.append(position)
                 except HephError as problem:
                     batch.problems.append(problem)
@@ -144,9 +144,21 @@ def encoded_images(rows: Any) -> Sequence[Mapping[str, Any]]:
     return encoded
 
 
-def _read(
+def read_image(
     row: Mapping[str, Any], position: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """Model input of a row with encoded images.
+
+    Args:
+        row: With `image`, and perhaps `coherence` and a name.
+        position: Names a row without a name.
+
+    Returns:
+        (3, H, W) float32 and (H, W) bool, as of `samples.whole_image`.
+
+    Raises:
+        HephError: No image, a broken one, or one without any valid phase.
+    """
     from heph_vl.data.samples import whole_image
 
     name = row.get("patch", row.get("unique_id", f"row {position}"))

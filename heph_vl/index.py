@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 _TABLE = "images"
 _META = "meta.json"
-_FORMAT = 1
+_FORMAT = 2
 _ROWS_PER_WRITE = 4096  # every write makes files: few large ones read faster
 
 

@@ -38,6 +38,7 @@ COLUMNS: dict[str, Kind] = {
     "confidence": "number",
     "image": "text",
     "source": "text",
+    "data": "text",  # folder of dataset, archive or files that the image came from
 }
 THUMBNAIL_SIDE = 192  # px: several results fit beside one another, fringes are still seen
 
@@ -59,10 +60,8 @@ def index_row(example: Mapping[str, Any]) -> dict[str, Any]:
         if kind == "list" and row[name] is not None:
             row[name] = [str(member) for member in row[name] if member is not None]
     image = row["image"]
-    pair = f"{row['primary_date']}_{row['secondary_date']}".replace("-", "")
-    if row["image_id"] is None:  # a patch has a name, an unlabeled image only place and dates
-        fallback = f"{row['frame_id']}_{pair}" if row["unique_id"] is None else row["unique_id"]
-        row["image_id"] = str(example.get("patch") or fallback)
+    row["image_id"] = image_id_of(example)
+    pair = _pair(row)
     if row["frame_id"] is None and isinstance(image, Mapping):  # a file outside any archive
         row["image"] = image.get("path") or row["image_id"]
     elif not isinstance(image, str):
@@ -93,21 +92,28 @@ def thumbnail(image: Image.Image | Mapping[str, Any], side: int = THUMBNAIL_SIDE
 
 
 def image_id_of(row: Mapping[str, Any]) -> str:
-    """The key of an image: its ``image_id``, else its ``unique_id``.
+    """The key of an image: ``image_id``, else the patch's name, ``unique_id``, or frame and dates.
 
     Args:
-        row: Index columns.
+        row: Of a dataset, or index columns.
 
     Returns:
         The key as text.
 
     Raises:
-        HephError: If the row has neither.
+        HephError: If the row has none of them.
     """
-    for name in ("image_id", "unique_id"):
+    for name in ("image_id", "patch", "unique_id"):
         if row.get(name) is not None:
             return str(row[name])
-    raise HephError("index", "an image without unique_id and image_id", "give each image an id")
+    if any(row.get(name) is None for name in ("frame_id", "primary_date", "secondary_date")):
+        raise HephError("index", "an image without unique_id and image_id", "give each image an id")
+    return f"{row['frame_id']}_{_pair(row)}"  # an unlabeled image has only place and dates
+
+
+def _pair(row: Mapping[str, Any]) -> str:
+    dates = (str(row.get(name))[:10] for name in ("primary_date", "secondary_date"))
+    return "_".join(dates).replace("-", "")
 
 
 def schema(dim: int) -> pa.Schema:

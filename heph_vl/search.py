@@ -5,23 +5,26 @@ found = search("runs/index", text="sill-type deformation on the left", k=5)
 print([hit.row["caption"] for hit in found.hits])
 """
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from heph_vl.data import captions
-from heph_vl.data.images import read_png
-from heph_vl.embed import embed_batches
+from heph_vl.embed import embed_batches, read_image
 from heph_vl.errors import HephError
+from heph_vl.folders import open_folder, read_rows
+from heph_vl.heat import Heat
 from heph_vl.index import Hit, Index
 from heph_vl.index_rows import index_row
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from heph_vl.models.retriever import Retriever
+
 MAX_QUERY = 1000  # characters; the longest real caption has 600
 _ROWS_AT_ONCE = 128  # rows in memory between reading and storing: 0.2 GB of full frames
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,16 @@ class Found:
         thumbnails: A small PNG for each hit, or None.
         read_as: The query as the model got it; empty for an image.
         not_understood: Words of the query that name no fact.
+        heat: Where each image agrees with the query, when asked for; None if it is not there.
+        problems: One error for each image whose heat map could not be made.
     """
 
     hits: list[Hit]
     thumbnails: list[bytes | None]
     read_as: str = ""
     not_understood: tuple[str, ...] = ()
+    heat: Sequence[Heat | None] = ()
+    problems: Sequence[HephError] = ()
 
 
 def build_index(
@@ -72,7 +79,8 @@ def build_index(
     from heph_vl.models.retriever import Retriever
 
     model, index = Path(model), Path(index)
-    rows, problems = _rows(Path(data), split)
+    rows, problems = open_folder(Path(data), split)
+    source = {"data": str(Path(data).resolve())}
     if strict and problems:
         raise problems[0]
     retriever = Retriever.from_pretrained(model)
@@ -83,7 +91,7 @@ def build_index(
         store = Index.create(index, model_id, retriever.config.dim, model=str(model.resolve()))
     with store:
         for start in range(0, total, _ROWS_AT_ONCE):
-            some = _read_some(rows, range(start, min(start + _ROWS_AT_ONCE, total)), problems)
+            some = read_rows(rows, range(start, min(start + _ROWS_AT_ONCE, total)), problems)
             if strict and problems:
                 raise problems[0]
 
@@ -96,7 +104,7 @@ def build_index(
                     raise batch.problems[0]
                 problems += batch.problems
                 if batch.positions:
-                    store.add(batch.vectors, [index_row(some[i]) for i in batch.positions])
+                    store.add(batch.vectors, [index_row(some[i] | source) for i in batch.positions])
                     stored += len(batch.positions)
         if not stored:
             first = problems[0].what if problems else "there is none"
@@ -112,6 +120,8 @@ def search(
     k: int = 10,
     where: str | None = None,
     model: str | Path | None = None,
+    heat: bool = False,
+    data: str | Path | None = None,
 ) -> Found:
     """The images of an index that fit a text, or look like an image.
 
@@ -126,6 +136,8 @@ def search(
         k: Number of results.
         where: Filter on columns (see `heph_vl.where`).
         model: Folder of the retriever; the one that made the index if None.
+        heat: Also where in each image it agrees with the query.
+        data: Folder that the images of heat maps are read from; where they were indexed if None.
 
     Returns:
         At most k hits.
@@ -155,7 +167,53 @@ def search(
     else:
         raise HephError("search", "neither text nor image", "give one of them")
     hits = store.search(vector.float().cpu().numpy(), k, where)[0]
-    return Found(hits, store.thumbnails(hits), read_as, unknown)
+    maps, problems = _heat(retriever, vector, hits, data) if heat else ([], [])
+    return Found(hits, store.thumbnails(hits), read_as, unknown, maps, problems)
+
+
+def _heat(
+    retriever: "Retriever", query: "Tensor", hits: Sequence[Hit], data: str | Path | None
+) -> tuple[list[Heat | None], list[HephError]]:
+    """Heat maps of hits, whose images are read again: the index holds only small pictures."""
+    from heph_vl.data.transforms import collate_images
+
+    images, problems = _images([hit.row for hit in hits], data)
+    maps: list[Heat | None] = []
+    for hit in hits:
+        if hit.row["image_id"] not in images:
+            maps.append(None)
+            continue
+        pixels, valid = images[hit.row["image_id"]]
+        cells = retriever.heat_map(query, **collate_images([(pixels, valid)]))[0]
+        maps.append(Heat(cells.numpy(), (valid.shape[0], valid.shape[1])))
+    return maps, problems
+
+
+def _images(
+    rows: Sequence[Mapping[str, Any]], data: str | Path | None
+) -> tuple[dict[str, Any], list[HephError]]:
+    """Model inputs of index rows by image_id, from the folders that they were indexed from."""
+    wanted: dict[str, list[str]] = {}
+    for row in rows:
+        wanted.setdefault(str(data or row["data"]), []).append(row["image_id"])
+    images: dict[str, Any] = {}
+    problems: list[HephError] = []
+    fix = "name the folder that holds them with --data"
+    for folder, ids in wanted.items():
+        try:
+            there = open_folder(Path(folder))[0]
+        except HephError as problem:
+            problems += [HephError(f"image {i}", f"{folder}: {problem.what}", fix) for i in ids]
+            continue
+        position = {name: i for i, name in enumerate(there.ids())}
+        for name in ids:
+            try:
+                if name not in position:
+                    raise HephError(f"image {name}", f"not in {folder}", fix)
+                images[name] = read_image(there[position[name]], position[name])
+            except HephError as problem:
+                problems.append(problem)
+    return images, problems
 
 
 def _check_query(text: str) -> None:
@@ -174,97 +232,8 @@ def _embed_image(retriever: Any, path: Path) -> Any:
     from heph_vl.data.transforms import collate_images
 
     decoded = phase.read_interferogram(path)
+    if not decoded.valid.any():
+        raise HephError(str(path), "no valid phase", "the whole image is no-data: take another")
     pixels = decoded_pixels(decoded.wrapped_phase, decoded.valid)
-    with torch.inference_mode():
+    with torch.no_grad():
         return retriever.encode_images(**collate_images([pixels]))
-
-
-def _rows(data: Path, split: str | None) -> tuple[Sequence[Row], list[HephError]]:
-    """Rows with encoded images, read when asked for, whatever the folder holds."""
-    if not data.exists():
-        raise HephError(str(data), "no such folder", "give a dataset, an archive or images")
-    if any(data.glob("data/*.parquet")):
-        return _dataset_rows(data, split), []
-    if split is not None:
-        raise HephError(str(data), "only a dataset has splits", "leave --split out")
-    # scan_archive says so where the folder is one too high or too low.
-    signs = ("interferograms", "annotations", "*/interferograms", "*/*/interferograms")
-    if any(path.is_dir() for sign in signs for path in data.glob(sign)):
-        archive = _Archive(data)
-        return archive, archive.problems
-    files = _Files(data)
-    if not len(files):
-        raise HephError(str(data), "holds no PNG", "give a dataset, an archive or images")
-    return files, []
-
-
-def _read_some(rows: Sequence[Row], which: range, problems: list[HephError]) -> list[Row]:
-    found = []
-    for i in which:
-        try:
-            found.append(rows[i])
-        except HephError as problem:
-            problems.append(problem)
-    return found
-
-
-def _dataset_rows(data: Path, split: str | None) -> Any:
-    import datasets
-
-    from heph_vl.data import parquet
-
-    found = parquet.load(data, split)
-    parts = [found] if split is not None else list(found.values())
-    rows = datasets.concatenate_datasets(parts)
-    for name in ("image", "coherence"):
-        rows = rows.cast_column(name, datasets.Image(decode=False))
-    return rows.remove_columns([name for name in ("mask",) if name in rows.column_names])
-
-
-class _Archive(Sequence[Row]):
-    """Pairs of a raw archive as rows."""
-
-    def __init__(self, root: Path) -> None:
-        from heph_vl.data.archive import scan_archive
-        from heph_vl.data.native import usual_sizes
-
-        archive = scan_archive(root)
-        self.problems = list(archive.problems)
-        self._pairs = archive.pairs
-        self._source = archive.source
-        self._usual_sizes = usual_sizes(archive.pairs)
-
-    def __len__(self) -> int:
-        return len(self._pairs)
-
-    def __getitem__(self, position: Any) -> Any:
-        from heph_vl.data.examples import ExampleConfig, generate
-
-        pair = self._pairs[position]
-        name = "unlabeled" if pair.annotation is None else "interferograms"
-        config = ExampleConfig(name, self._source, self._usual_sizes, strict=True)
-        return next(row for _, row in generate([pair], config, [], Counter()))
-
-
-class _Files(Sequence[Row]):
-    """PNG files as rows; coherence images are not interferograms."""
-
-    def __init__(self, data: Path) -> None:
-        paths = [data] if data.is_file() else sorted(data.rglob("*.png"))
-        self._paths = [path for path in paths if not path.name.endswith(".cc.png")]
-        self._root = data if data.is_dir() else data.parent
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def __getitem__(self, position: Any) -> Any:
-        path = self._paths[position]
-        coherence = path.with_name(path.name.replace(".geo.diff.png", ".geo.cc.png"))
-        has = coherence != path and coherence.is_file()
-        name = str(path.relative_to(self._root))
-        return {
-            "image_id": name,
-            "patch": name,
-            "image": {"bytes": read_png(path), "path": str(path)},
-            "coherence": {"bytes": read_png(coherence), "path": None} if has else None,
-        }

@@ -1,12 +1,18 @@
-"""Contact sheets: search results as one picture, for a look and for a mail."""
+"""Contact sheets: search results as one picture, for a look and for a mail.
+
+A heat map dims its picture where it is low, and a ring marks its peak: colours of the phase stay
+what they are.
+"""
 
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from heph_vl.errors import HephError
+from heph_vl.heat import CELL, Heat
 from heph_vl.index import Hit
 
 COLUMNS = 5
@@ -14,11 +20,17 @@ _CELL = 208  # px: a thumbnail and its margin
 _LINES = 6  # of text under a picture
 _LINE_HEIGHT = 15
 _MARGIN = 8
+_DIM = 0.25  # of the colour that is left where a heat map is 0
 _PAPER, _INK, _FAINT, _LAND = (255, 255, 255), (25, 28, 33), (105, 112, 122), (232, 234, 237)
 
 
 def draw_hits(
-    hits: Sequence[Hit], thumbnails: Sequence[bytes | None], path: str | Path, *, title: str = ""
+    hits: Sequence[Hit],
+    thumbnails: Sequence[bytes | None],
+    path: str | Path,
+    *,
+    title: str = "",
+    heat: Sequence[Heat | None] = (),
 ) -> None:
     """Write search results as a grid of pictures with rank, score, place, dates and caption.
 
@@ -27,6 +39,7 @@ def draw_hits(
         thumbnails: An encoded picture for each hit, or None.
         path: The picture to write; its ending gives the format (.png, .jpg, .webp).
         title: The query, above the grid.
+        heat: For each hit where its picture is bright, or None; none at all for plain pictures.
 
     Raises:
         HephError: If there is nothing to draw or the file cannot be written.
@@ -44,22 +57,54 @@ def draw_hits(
     draw = ImageDraw.Draw(page)
     for i, line in enumerate(heading):
         draw.text((_MARGIN, _MARGIN + i * (_LINE_HEIGHT + 4)), line, _INK, font)
-    for i, (hit, thumbnail) in enumerate(zip(hits, thumbnails, strict=True)):
+    maps = heat or [None] * len(hits)
+    for i, (hit, thumbnail, found) in enumerate(zip(hits, thumbnails, maps, strict=True)):
         x, y = _MARGIN + i % columns * _CELL, top + i // columns * cell_height
-        _paste(page, thumbnail, x, y)
+        _paste(page, thumbnail, found, x, y)
         y += _CELL - _MARGIN
         for j, line in enumerate(_label(hit, small)):
             draw.text((x, y + j * _LINE_HEIGHT), line, _FAINT if j else _INK, small)
     _save(page, Path(path))
 
 
-def _paste(page: Image.Image, thumbnail: bytes | None, x: int, y: int) -> None:
+def spotlight(picture: Image.Image, heat: Heat) -> Image.Image:
+    """A picture dimmed where its heat map is low, with a ring around the peak.
+
+    Args:
+        picture: Of the whole image, at any scale; transparency is kept.
+        heat: Of the same image.
+
+    Returns:
+        RGBA of the same size.
+    """
+    rows, columns = heat.cells.shape
+    cells = Image.fromarray(heat.cells / max(float(heat.cells.max()), 1e-9))
+    height, width = heat.size
+    smooth = cells.resize((columns * CELL, rows * CELL), Image.Resampling.BICUBIC)
+    smooth = smooth.crop((0, 0, width, height)).resize(picture.size, Image.Resampling.BILINEAR)
+    share = _DIM + (1 - _DIM) * np.asarray(smooth).clip(0, 1)[..., None]
+    pixels = np.asarray(picture.convert("RGBA")).astype(np.float32)
+    pixels[..., :3] = 255 - share * (255 - pixels[..., :3])
+    drawn = Image.fromarray(pixels.astype(np.uint8))
+    x = heat.peak[0] * picture.width / width
+    y = heat.peak[1] * picture.height / height
+    radius = max(5.0, 1.5 * CELL * picture.width / width)
+    draw = ImageDraw.Draw(drawn)
+    for wider, colour in ((1, (255, 255, 255, 255)), (0, (0, 0, 0, 255))):
+        r = radius + wider
+        draw.ellipse((x - r, y - r, x + r, y + r), outline=colour, width=1 + 2 * wider)
+    return drawn
+
+
+def _paste(page: Image.Image, thumbnail: bytes | None, heat: Heat | None, x: int, y: int) -> None:
     side = _CELL - 2 * _MARGIN
     ImageDraw.Draw(page).rectangle((x, y, x + side - 1, y + side - 1), fill=_LAND)
     if thumbnail is None:
         return
     picture = Image.open(BytesIO(thumbnail)).convert("RGBA")
     picture.thumbnail((side, side))
+    if heat is not None:
+        picture = spotlight(picture, heat)
     corner = x + (side - picture.width) // 2, y + (side - picture.height) // 2
     page.paste(picture, corner, picture)
 

@@ -149,6 +149,14 @@ def test_from_archive_to_answer(capsys, tmp_path):
     assert code == 0
     assert "score" in out
 
+    code, out, err = call(
+        capsys, "search", tmp_path / "index", "sill", "-k", 2, "--json",
+        "--heatmap", tmp_path / "heat.png",
+    )  # fmt: skip
+    assert code == 0, err
+    assert all(0 <= x < 96 for hit in json.loads(out) for x in hit["peak"])
+    assert (tmp_path / "heat.png").read_bytes().startswith(b"\x89PNG")
+
     for where, word in [("volcano = 'Etna'", "volcano"), ("frame_id = '1' OR", "character 18")]:
         code, out, err = call(capsys, "search", tmp_path / "index", "sill", "--where", where)
         assert code == 1

@@ -7,6 +7,8 @@ import torch
 from PIL import Image
 
 from heph_vl.data.parquet import write_parquet
+from heph_vl.data.transforms import collate_images
+from heph_vl.embed import read_image
 from heph_vl.errors import HephError
 from heph_vl.index import Index
 from heph_vl.models.retriever import Retriever
@@ -61,6 +63,51 @@ def test_dataset_and_archive_give_the_same_vectors(workplace, tmp_path):
     other = search(tmp_path / "index", text="dyke", k=8).hits
     assert [h.row["unique_id"] for h in one] == [h.row["unique_id"] for h in other]
     assert [h.score for h in one] == pytest.approx([h.score for h in other], abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["dataset", "archive", "files"])
+def test_heat_maps_are_those_of_the_images_that_were_found(workplace, tmp_path, kind):
+    folder = workplace / ("dataset" if kind == "dataset" else "archive")
+    if kind == "files":
+        folder = tmp_path / "files"
+        folder.mkdir()
+        for path in (workplace / "archive").rglob("*.png"):
+            if path.name.endswith((".diff.png", ".cc.png")):
+                shutil.copy(path, folder / path.name)
+    build_index(folder, tmp_path / "index", workplace / "model")
+    found = search(tmp_path / "index", text="sill on the left", k=3, heat=True)
+    assert found.problems == []
+    model = Retriever.from_pretrained(workplace / "model")
+    query = model.embed_texts([found.read_as])
+    for hit, heat in zip(found.hits, found.heat, strict=True):
+        path = workplace / "archive" / hit.row["image"]
+        path = path if path.is_file() else folder / hit.row["image_id"]
+        coherence = path.with_name(path.name.replace("diff", "cc")).read_bytes()
+        row = {"image": {"bytes": path.read_bytes()}, "coherence": {"bytes": coherence}}
+        inputs = collate_images([read_image(row, 0)])
+        assert heat.cells == pytest.approx(model.heat_map(query, **inputs)[0].numpy())
+        assert heat.size == tuple(inputs["valid"].shape[1:])
+        assert heat.cells.max() > 0
+
+
+def test_images_that_have_moved_are_told_and_named(workplace, tmp_path):
+    shutil.copytree(workplace / "dataset", tmp_path / "here")
+    build_index(tmp_path / "here", tmp_path / "index", workplace / "model")
+    (tmp_path / "here").rename(tmp_path / "there")
+    ask = {"text": "sill", "k": 2, "heat": True}
+    lost = search(tmp_path / "index", **ask)
+    assert lost.heat == [None, None]
+    assert len(lost.problems) == 2
+    assert "--data" in str(lost.problems[0])
+    again = search(tmp_path / "index", **ask, data=tmp_path / "there")
+    assert not again.problems
+    assert None not in again.heat
+
+
+def test_a_query_image_without_data_is_refused(workplace, tmp_path):
+    Image.new("RGBA", (40, 40), (0, 0, 0, 0)).save(tmp_path / "empty.png")
+    with pytest.raises(HephError, match="no valid phase"):
+        search(workplace / "index", image=tmp_path / "empty.png")
 
 
 def test_filters_hold(workplace):

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from heph_vl.errors import HephError
+from heph_vl.heat import Heat
 from heph_vl.index import Hit
-from heph_vl.sheet import draw_hits
+from heph_vl.sheet import draw_hits, spotlight
 
 COLOURS = [(166, 0, 38), (49, 55, 149), (20, 140, 60), (240, 200, 20), (0, 160, 200), (90, 40, 160)]
 
@@ -70,3 +71,19 @@ def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(HephError, match="could not be written"):
         draw_hits(hits(1), [None], tmp_path / "file" / "sheet.png")
+
+
+def test_a_heat_map_leaves_its_peak_bright_and_rings_it(tmp_path: Path) -> None:
+    cells = np.zeros((10, 12), np.float32)
+    cells[7, 2] = 3
+    heat = Heat(cells, (150, 192))
+    assert heat.peak == (40, 120)
+    picture = Image.new("RGBA", (192, 150), (*COLOURS[0], 255))
+    drawn = np.asarray(spotlight(picture, heat))[..., :3].astype(int)
+    away = np.abs(drawn - COLOURS[0]).sum(-1)
+    assert away[120, 40] < 30
+    assert away[20, 150] > 300  # dimmed towards white
+    assert (drawn[120, 40 + 24] == 0).all()  # the ring, black
+    draw_hits(hits(2), [png(COLOURS[0])] * 2, tmp_path / "heat.png", heat=[heat, None])
+    pixels = np.asarray(Image.open(tmp_path / "heat.png"))
+    assert (pixels == COLOURS[0]).all(-1).sum() == pytest.approx(192 * 150, rel=0.01)

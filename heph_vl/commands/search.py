@@ -20,6 +20,7 @@ from heph_vl.commands.output import (
 
 if TYPE_CHECKING:
     from heph_vl.index import Hit
+    from heph_vl.search import Found
 
 INDEX_EXAMPLES = examples(
     "heph-vl index runs/dataset runs/index --model runs/retriever/tiny/model",
@@ -30,6 +31,7 @@ SEARCH_EXAMPLES = examples(
     'heph-vl search runs/index "turbulent mixing" --where "frame_id = \'124D_05291_081406\' AND '
     "primary_date > '2018'\"",
     "heph-vl search runs/index --image 20180101_20180113.geo.diff.png --sheet out.png",
+    'heph-vl search runs/index "mogi-type deformation" --heatmap where.png',
 )
 
 
@@ -70,6 +72,13 @@ def search(
     ] = None,
     image: Annotated[Path | None, typer.Option(help="Look for images like this one.")] = None,
     sheet: Annotated[Path | None, typer.Option(help="Write a picture of the results.")] = None,
+    heatmap: Annotated[
+        Path | None,
+        typer.Option(help="Write a picture of the results, bright where they agree with it."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the images for --heatmap, if it has moved.")
+    ] = None,
     model: Annotated[
         Path | None, typer.Option(help="Folder of the retriever, if it has moved.")
     ] = None,
@@ -81,19 +90,40 @@ def search(
     from heph_vl import search as searching
 
     with spinner("Searching"):
-        found = searching.search(index, text=text, image=image, k=k, where=where, model=model)
+        found = searching.search(
+            index,
+            text=text,
+            image=image,
+            k=k,
+            where=where,
+            model=model,
+            heat=heatmap is not None,
+            data=data,
+        )
     if found.read_as and found.read_as != text:
         say(f"read as: {found.read_as}")
     if found.not_understood:
         say(f"not understood: {', '.join(found.not_understood)}")
-    if sheet is not None:
-        from heph_vl.sheet import draw_hits
+    for problem in found.problems:
+        say(f"no heat map: {problem}")
+    title = text or str(image)
+    for path, maps in ((sheet, ()), (heatmap, found.heat)):
+        if path is not None:
+            from heph_vl.sheet import draw_hits
 
-        draw_hits(found.hits, found.thumbnails, sheet, title=text or str(image))
+            draw_hits(found.hits, found.thumbnails, path, title=title, heat=maps)
     if as_json:
-        print_json([hit.to_json() for hit in found.hits])
+        print_json([hit.to_json() | _peak(found, i) for i, hit in enumerate(found.hits)])
     else:
         _print_hits(found.hits)
+
+
+def _peak(found: "Found", number: int) -> dict[str, list[int] | None]:
+    """Where the heat map of a hit is highest, x and y [px], if one was asked for."""
+    if not found.heat:
+        return {}
+    heat = found.heat[number]
+    return {"peak": None if heat is None else list(heat.peak)}
 
 
 def _print_hits(hits: Sequence["Hit"]) -> None:

@@ -21,7 +21,7 @@ Random choices of a sample depend on (seed, draw, index) alone: not on workers, 
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -65,13 +65,16 @@ class TransformConfig:
     estimated_coherence: float = 0.5  # probability of the estimate although it was measured
     fact_dropout: float = 0.5  # probability that a text says only some of the facts
     paraphrase: float = 0.5  # probability of another wording of the same facts
+    # Without, facts and caption stay those of the whole image however it is cut and turned: what
+    # the ablation measures the worth of.
+    captions_in_step: bool = True
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if name in ("crop_size", "whole_size"):
                 if value is not None and value < 1:
                     raise HephError(f"transform.{name}", f"{value} px", "at least 1, e.g. 224")
-            elif not 0 <= value <= 1:
+            elif not 0 <= value <= 1:  # True and False are
                 raise HephError(f"transform.{name}", f"{value}", "a number from 0 to 1")
 
 
@@ -112,6 +115,7 @@ def random_sample(
 ) -> Sample:
     """One augmented training sample of an interferogram."""
     sample = whole(interferogram, row, estimated=rng.random() < config.estimated_coherence)
+    facts = sample.facts
     size = config.crop_size if rng.random() >= config.whole_fraction else config.whole_size
     if size is not None and max(interferogram.size) > size:
         sample = crop(sample, random_window(sample, size, config.event_fraction, rng))
@@ -121,6 +125,8 @@ def random_sample(
         sample = negate(sample)
     if config.phase_shift:
         sample = shift_phase(sample, int(rng.integers(PHASE_LEVELS)))
+    if not config.captions_in_step:
+        sample = replace(sample, facts=facts, caption=row["caption"])
     return sample
 
 

@@ -1,6 +1,7 @@
 """Random samples are pure functions of their key, and their texts are true of them."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -66,6 +67,20 @@ def test_texts_are_entailed_by_their_images(rows):
         assert captions.entails(item["sample"].facts, item["text_facts"])
         dropped += item["text_facts"] != item["sample"].facts
     assert 10 < dropped < 90
+
+
+def test_captions_out_of_step_stay_those_of_the_whole(rows):
+    samples = TrainingSet(rows, replace(CONFIG, captions_in_step=False), seed=0)
+    whole = captions.parse(rows[0]["caption"])
+    in_step = TrainingSet(rows, CONFIG, seed=0)
+    changed = 0
+    for step in range(20):
+        item = samples[0, step]["sample"]
+        assert item.facts == whole
+        assert item.caption == rows[0]["caption"]
+        np.testing.assert_array_equal(item.mask, in_step[0, step]["sample"].mask)
+        changed += in_step[0, step]["sample"].facts != whole
+    assert changed > 5
 
 
 def test_mask_and_facts_agree_in_every_sample(rows):
