@@ -3,28 +3,28 @@
 An index is a folder with a LanceDB table and ``meta.json``. ``meta.json`` names the model and the
 table version that readers see; it is written last and renamed into place. What an interrupted
 writer left behind is therefore invisible, and dropped by the next writer. Search is exact: one
-product with vectors held in memory. LanceDB gives persistence, and an approximate index when one
-is needed.
+product with vectors held in memory. LanceDB gives persistence, and an approximate search that
+reads a small part of the vectors from disk where `build_approximate` was called (`approximate`).
 """
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from heph_vl import __version__
+from heph_vl import approximate
 from heph_vl.errors import HephError
+from heph_vl.index_meta import Meta, guard, read_meta, write_meta
 from heph_vl.index_rows import COLUMNS, image_id_of, record_batch, schema
 from heph_vl.nearest import SCORE_DECIMALS, Vectors, nearest
 from heph_vl.where import Filter, parse_where
@@ -32,26 +32,8 @@ from heph_vl.where import Filter, parse_where
 if TYPE_CHECKING:
     import pyarrow as pa
 
-T = TypeVar("T")
-
 _TABLE = "images"
-_META = "meta.json"
-_FORMAT = 2
 _ROWS_PER_WRITE = 4096  # every write makes files: few large ones read faster
-
-
-@dataclass(frozen=True)
-class Meta:
-    """What ``meta.json`` says: who made the vectors, and which table version is published."""
-
-    model_id: str
-    dim: int
-    count: int
-    table_version: int
-    created: str
-    model: str = ""  # folder of the model, where the index was made
-    heph_vl: str = __version__
-    format: int = _FORMAT
 
 
 @dataclass(frozen=True)
@@ -109,7 +91,7 @@ class Index:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise HephError(str(path), "it exists", "name a new folder, or open this index to add")
         staging = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
-        table = _guard(path, lambda: _make_table(staging, dim))
+        table = guard(path, lambda: _make_table(staging, dim))
         created = datetime.now(UTC).isoformat("T", "seconds")
         meta = Meta(model_id, dim, 0, table.version, created, model)
         return cls(path, staging, meta)
@@ -129,7 +111,7 @@ class Index:
             HephError: If the folder is no index, is damaged, or was made by another model.
         """
         path = Path(path)
-        meta = _read_meta(path)
+        meta = read_meta(path)
         if model_id is not None and model_id != meta.model_id:
             raise HephError(
                 str(path),
@@ -210,14 +192,47 @@ class Index:
     def commit(self) -> None:
         """Publishes what was added: from now on readers see all of it."""
         self._flush()
-        count = _guard(self.path, self._table.count_rows)
+        count = guard(self.path, self._table.count_rows)
         self._check_no_other_writer()
         self.meta = replace(self.meta, count=count, table_version=self._table.version)
-        _guard(self.path, lambda: _write_meta(self._folder, self.meta))
+        guard(self.path, lambda: write_meta(self._folder, self.meta))
         if self._folder != self.path:
-            _guard(self.path, lambda: self._folder.replace(self.path))
+            guard(self.path, lambda: self._folder.replace(self.path))
             self._folder = self.path
         self._reset()
+
+    def build_approximate(self, queries: npt.ArrayLike) -> float:
+        """Prepares approximate search over what is published, and publishes it.
+
+        Images added later are found too, one by one, until it is called again.
+
+        Args:
+            queries: (Q, D) float32, unit length, of the kind that will be asked: recall is
+                measured with them, and decides how many lists a search looks into.
+
+        Returns:
+            Recall at 10, without a filter.
+
+        Raises:
+            HephError: Too few images to gain anything, no query, or images not committed.
+        """
+        asked = self._queries(queries)
+        if len(self) < approximate.FEWEST:
+            what = f"{len(self)} images, and an exact search is fast up to 100,000 and more"
+            raise HephError(str(self.path), what, "leave the approximate search out")
+        images, table = self._load()
+        self._check_no_other_writer()
+        guard(self.path, self._table.restore)
+        row_ids = table["_rowid"].to_numpy()
+        probes, recall = guard(
+            self.path, lambda: approximate.build(self._table, asked, images, row_ids)
+        )
+        self._check_no_other_writer()
+        version = self._table.version
+        self.meta = replace(self.meta, table_version=version, probes=probes, recall=recall)
+        guard(self.path, lambda: write_meta(self._folder, self.meta))
+        self._reset()
+        return float(recall)
 
     def discard(self) -> None:
         """Forgets what was added since the last commit; a new index leaves nothing behind."""
@@ -227,7 +242,12 @@ class Index:
             self._reset()
 
     def search(
-        self, vectors: npt.ArrayLike, k: int, where: str | Filter | None = None
+        self,
+        vectors: npt.ArrayLike,
+        k: int,
+        where: str | Filter | None = None,
+        *,
+        approximately: bool = False,
     ) -> list[list[Hit]]:
         """The k images nearest to each query, best first.
 
@@ -235,24 +255,22 @@ class Index:
             vectors: (Q, D) float32 queries of the index's own model, unit length.
             k: At least 1; fewer hits come back if fewer images pass the filter.
             where: A filter (see ``heph_vl.where``).
+            approximately: Look into some of the lists of ``build_approximate`` only, on disk.
 
         Returns:
             Q lists of at most k hits; equal scores in order of unique_id, then image_id.
 
         Raises:
-            HephError: If the index is empty, the queries have another length, or the filter is bad.
+            HephError: If the index is empty, the queries have another length, the filter is bad,
+                or approximate search was not prepared.
         """
-        queries = np.atleast_2d(np.asarray(vectors, dtype=np.float32))
-        if queries.ndim != 2 or queries.shape[1] != self.meta.dim:
-            raise HephError(
-                "query",
-                f"vectors of shape {queries.shape}",
-                f"the index holds vectors of length {self.meta.dim}: use the model that made it",
-            )
+        queries = self._queries(vectors)
         if k < 1:
             raise HephError("k", f"{k} results asked for", "ask for at least 1")
         if isinstance(where, str):
             where = parse_where(where, COLUMNS)
+        if approximately:
+            return [self._near(query, k, where) for query in queries]
         images, table = self._load()
         keep = where.mask(table) if where is not None else None
         results = []
@@ -262,13 +280,39 @@ class Index:
             results.append([Hit(rank, score, row) for rank, (score, row) in enumerate(hits, 1)])
         return results
 
+    def _near(self, query: Vectors, k: int, where: Filter | None) -> list[Hit]:
+        if not self.meta.probes:
+            fix = "add --approximate to heph-vl index, or search exactly"
+            raise HephError(str(self.path), "not prepared for approximate search", fix)
+        sql = None if where is None else where.sql(COLUMNS)
+        probes = self.meta.probes
+        search = partial(approximate.search, self._table, query, k, sql, probes)
+        rows = guard(self.path, search).to_pylist()
+        return [Hit(rank, row.pop("score"), row) for rank, row in enumerate(rows, 1)]
+
+    def _queries(self, vectors: npt.ArrayLike) -> Vectors:
+        queries = np.atleast_2d(np.asarray(vectors, dtype=np.float32))
+        if queries.ndim != 2 or queries.shape[1] != self.meta.dim or not len(queries):
+            raise HephError(
+                "query",
+                f"vectors of shape {queries.shape}",
+                f"the index holds vectors of length {self.meta.dim}: use the model that made it",
+            )
+        return queries
+
+    def sample(self, count: int) -> tuple[Vectors, list[str | None]]:
+        """Vectors (n, D) and captions of at most `count` images, evenly spread by unique_id."""
+        images, table = self._load()
+        chosen = np.unique(np.linspace(0, len(images) - 1, count).astype(np.intp))
+        return images[chosen], table["caption"].take(chosen).to_pylist()
+
     def thumbnails(self, hits: Sequence[Hit]) -> list[bytes | None]:
         """The small PNG of each hit, or None where the index has none."""
         row_ids = [hit.row["_rowid"] for hit in hits]
         if not row_ids:
             return []
         query = self._table.take_row_ids(sorted(set(row_ids))).select(["image_id", "thumbnail"])
-        found = _guard(self.path, query.to_arrow)
+        found = guard(self.path, query.to_arrow)
         by_id = dict(
             zip(found["image_id"].to_pylist(), found["thumbnail"].to_pylist(), strict=True)
         )
@@ -281,7 +325,7 @@ class Index:
                 raise HephError(str(self.path), "images added but not committed", "call commit()")
             if not self.meta.count:
                 raise HephError(str(self.path), "the index is empty", "add images to it first")
-            self._loaded = _guard(self.path, lambda: _read_table(self._table, self.meta.dim))
+            self._loaded = guard(self.path, lambda: _read_table(self._table, self.meta.dim))
             if len(self._loaded[0]) != self.meta.count:
                 raise HephError(
                     str(self.path),
@@ -291,8 +335,8 @@ class Index:
         return self._loaded
 
     def _open_table(self) -> Any:
-        table = _guard(self.path, lambda: _connect(self._folder).open_table(_TABLE))
-        _guard(self.path, lambda: table.checkout(self.meta.table_version))
+        table = guard(self.path, lambda: _connect(self._folder).open_table(_TABLE))
+        guard(self.path, lambda: table.checkout(self.meta.table_version))
         return table
 
     def _reset(self) -> None:
@@ -306,11 +350,11 @@ class Index:
         self._loaded = None
         self._check_no_other_writer()
         query = self._table.search().select(["image_id"])
-        self._published = set(_guard(self.path, query.to_arrow)["image_id"].to_pylist())
-        _guard(self.path, self._table.restore)  # drops what an interrupted writer left
+        self._published = set(guard(self.path, query.to_arrow)["image_id"].to_pylist())
+        guard(self.path, self._table.restore)  # drops what an interrupted writer left
 
     def _check_no_other_writer(self) -> None:
-        if self._folder == self.path and _read_meta(self.path) != self.meta:
+        if self._folder == self.path and read_meta(self.path) != self.meta:
             raise HephError(
                 str(self.path), "another process has changed the index", "open it again, then add"
             )
@@ -322,11 +366,11 @@ class Index:
             return
         data = pa.Table.from_batches(self._pending)
         if self._published.isdisjoint(data["image_id"].to_pylist()):
-            _guard(self.path, lambda: self._table.add(data))
+            guard(self.path, lambda: self._table.add(data))
         else:
             merge = self._table.merge_insert("image_id")
             merge = merge.when_matched_update_all().when_not_matched_insert_all()
-            _guard(self.path, lambda: merge.execute(data))
+            guard(self.path, lambda: merge.execute(data))
         self._pending = []
 
 
@@ -351,41 +395,3 @@ def _connect(folder: Path) -> Any:
 def _make_table(folder: Path, dim: int) -> Any:
     folder.mkdir(parents=True)
     return _connect(folder).create_table(_TABLE, schema=schema(dim))
-
-
-def _read_meta(path: Path) -> Meta:
-    if not (path / _META).is_file():
-        raise HephError(
-            str(path), "no index here", "make one with: heph-vl index DATA INDEX --model M"
-        )
-    try:
-        meta = Meta(**json.loads((path / _META).read_text()))
-        readable = meta.format == _FORMAT
-        complete = isinstance(meta.model_id, str) and min(meta.dim, meta.table_version) > 0
-    except (OSError, ValueError, TypeError) as error:
-        raise HephError(
-            str(path / _META), f"unreadable: {error}", "index the images anew"
-        ) from error
-    if not readable or not complete:
-        raise HephError(str(path / _META), f"not of format {_FORMAT}", "index the images anew")
-    return meta
-
-
-def _write_meta(folder: Path, meta: Meta) -> None:
-    temporary = folder / f".{_META}.tmp"
-    with temporary.open("w") as file:
-        json.dump(asdict(meta), file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(folder / _META)
-
-
-def _guard(path: Path, action: Callable[[], T]) -> T:
-    """LanceDB raises OSError, RuntimeError or ValueError for a damaged table or a full disk."""
-    try:
-        return action()
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).split(", /")[0]  # without the place in LanceDB's own source
-        raise HephError(
-            str(path), f"cannot read or write the index: {reason}", "check the disk, or index anew"
-        ) from error

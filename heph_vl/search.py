@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from heph_vl.data import captions
 from heph_vl.embed import embed_batches, read_image
 from heph_vl.errors import HephError
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from heph_vl.models.retriever import Retriever
 
 MAX_QUERY = 1000  # characters; the longest real caption has 600
+_QUERIES = 100  # of each kind, to measure the recall of approximate search
 _ROWS_AT_ONCE = 128  # rows in memory between reading and storing: 0.2 GB of full frames
 
 
@@ -56,6 +59,7 @@ def build_index(
     split: str | None = None,
     batch_size: int = 8,
     strict: bool = False,
+    approximate: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Embed all images of a folder and store them; an image that is there is replaced.
@@ -67,10 +71,12 @@ def build_index(
         split: Only this split of a dataset.
         batch_size: Images embedded at once.
         strict: Raise the first problem instead of leaving the image out.
+        approximate: Prepare approximate search, for indexes of hundreds of thousands.
         progress: Called with (done, total).
 
     Returns:
-        `images` (number stored), `model_id`, `problems` (one line for each image left out).
+        `images` (number stored), `model_id`, `problems` (one line for each image left out), and
+        with `approximate` its `recall` at 10.
 
     Raises:
         HephError: Nothing to index, or an index of another model; with `strict`, any bad image.
@@ -109,7 +115,17 @@ def build_index(
         if not stored:
             first = problems[0].what if problems else "there is none"
             raise HephError(str(data), f"no image could be read: {first}", "see --debug")
-    return {"images": stored, "model_id": model_id, "problems": [str(p) for p in problems]}
+    report: dict[str, Any] = {"images": stored, "model_id": model_id}
+    if approximate:
+        report["recall"] = round(store.build_approximate(_usual_queries(store, retriever)), 4)
+    return report | {"problems": [str(problem) for problem in problems]}
+
+
+def _usual_queries(store: Index, retriever: "Retriever") -> Any:
+    """Texts and images as a search asks them: the indexed captions, some of the vectors."""
+    vectors, captions_ = store.sample(_QUERIES)
+    texts = [text for text in dict.fromkeys(captions_) if text and text.strip()]
+    return np.concatenate([vectors, retriever.embed_texts(texts).float().cpu().numpy()])
 
 
 def search(
@@ -120,6 +136,7 @@ def search(
     k: int = 10,
     where: str | None = None,
     model: str | Path | None = None,
+    approximately: bool = False,
     heat: bool = False,
     data: str | Path | None = None,
 ) -> Found:
@@ -136,6 +153,7 @@ def search(
         k: Number of results.
         where: Filter on columns (see `heph_vl.where`).
         model: Folder of the retriever; the one that made the index if None.
+        approximately: Look into a part of the index only, if it was prepared for that.
         heat: Also where in each image it agrees with the query.
         data: Folder that the images of heat maps are read from; where they were indexed if None.
 
@@ -166,7 +184,8 @@ def search(
         vector = _embed_image(retriever, Path(image))
     else:
         raise HephError("search", "neither text nor image", "give one of them")
-    hits = store.search(vector.float().cpu().numpy(), k, where)[0]
+    query = vector.float().cpu().numpy()
+    hits = store.search(query, k, where, approximately=approximately)[0]
     maps, problems = _heat(retriever, vector, hits, data) if heat else ([], [])
     return Found(hits, store.thumbnails(hits), read_as, unknown, maps, problems)
 

@@ -1,7 +1,8 @@
 """Filters such as ``frame_id = '128D_09016_110500' AND NOT activity_types IN ('dyke', 'sill')``.
 
-A filter is parsed into a small tree and evaluated on columns in memory. Its text never reaches a
-query engine, so there is nothing to inject into.
+A filter is parsed into a small tree and evaluated on columns in memory, or written anew as SQL for
+an approximate index (``sql``). Its own text never reaches a query engine: there only come columns
+of a fixed list, numbers, and texts whose quotes are doubled.
 
     expression  := conjunction ("OR" conjunction)*
     conjunction := term ("AND" term)*
@@ -90,6 +91,20 @@ class Comparison:
         compare = {"<": pc.less, "<=": pc.less_equal, ">": pc.greater, ">=": pc.greater_equal}
         return _to_numpy(compare[self.operator](column, pa.scalar(self.values[0], column.type)))
 
+    def sql(self, columns: Mapping[str, Kind]) -> str:
+        """The same in SQL (DataFusion), for columns of the given kinds."""
+        if self.operator == "!=":
+            return Not(Comparison(self.column, "=", self.values)).sql(columns)
+        if columns[self.column] == "list":
+            has = [f"array_has({self.column}, {_sql_literal(value)})" for value in self.values]
+            return f"({' OR '.join(has)})"
+        plain = all(_sql_literal(value)[:4] != "CAST" for value in self.values)
+        name = self.column if plain else f"CAST({self.column} AS DOUBLE)"
+        literals = [_sql_literal(value) for value in self.values]
+        if self.operator == "=":
+            return f"({name} IN ({', '.join(literals)}))"
+        return f"({name} {self.operator} {literals[0]})"
+
 
 @dataclass(frozen=True)
 class Not:
@@ -100,6 +115,10 @@ class Not:
     def mask(self, table: pa.Table) -> Mask:
         """Which of the N rows hold it: (N,) bool."""
         return ~self.part.mask(table)
+
+    def sql(self, columns: Mapping[str, Kind]) -> str:
+        """The same in SQL: what is missing is not held, so its denial is."""
+        return f"(NOT coalesce({self.part.sql(columns)}, FALSE))"
 
 
 @dataclass(frozen=True)
@@ -114,6 +133,11 @@ class Both:
         """Which of the N rows hold it: (N,) bool."""
         left, right = self.left.mask(table), self.right.mask(table)
         return left | right if self.either else left & right
+
+    def sql(self, columns: Mapping[str, Kind]) -> str:
+        """The same in SQL."""
+        word = "OR" if self.either else "AND"
+        return f"({self.left.sql(columns)} {word} {self.right.sql(columns)})"
 
 
 Filter = Comparison | Not | Both
@@ -146,6 +170,16 @@ class _Token(NamedTuple):
     kind: str  # text | number | word | symbol | end
     text: str
     position: int  # characters, from 1
+
+
+def _sql_literal(value: Value) -> str:
+    if isinstance(value, bool):
+        return str(value).upper()
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    if abs(value) < 2**53 and value == int(value):
+        return str(int(value))
+    return f"CAST('{float(value)!r}' AS DOUBLE)"
 
 
 def _to_numpy(mask: pa.Array) -> Mask:

@@ -169,7 +169,7 @@ def test_a_commit_that_fails_leaves_no_folder(
     def full(folder: Path, meta: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("heph_vl.index._write_meta", full)
+    monkeypatch.setattr("heph_vl.index.write_meta", full)
 
     def fail() -> None:
         with Index.create(tmp_path / "idx", MODEL, 16) as index:

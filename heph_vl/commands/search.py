@@ -41,6 +41,9 @@ def index(
     model: Annotated[Path, typer.Option(help="Folder of the retriever.")],
     split: Annotated[str | None, typer.Option(help="Only this split of a dataset.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 8,
+    approximate: Annotated[
+        bool, typer.Option("--approximate", help="Prepare approximate search, for large indexes.")
+    ] = False,
     strict: Strict = False,
     as_json: Json = False,
 ) -> None:
@@ -58,6 +61,7 @@ def index(
             split=split,
             batch_size=batch_size,
             strict=strict,
+            approximate=approximate,
             progress=progress,
         )
     print_report({"index": str(index), **report}, as_json)
@@ -72,6 +76,9 @@ def search(
     ] = None,
     image: Annotated[Path | None, typer.Option(help="Look for images like this one.")] = None,
     sheet: Annotated[Path | None, typer.Option(help="Write a picture of the results.")] = None,
+    approximate: Annotated[
+        bool, typer.Option("--approximate", help="Look into a part of a large index only.")
+    ] = False,
     heatmap: Annotated[
         Path | None,
         typer.Option(help="Write a picture of the results, bright where they agree with it."),
@@ -97,6 +104,7 @@ def search(
             k=k,
             where=where,
             model=model,
+            approximately=approximate,
             heat=heatmap is not None,
             data=data,
         )
