@@ -35,7 +35,13 @@ class Meta:
 
 
 def read_meta(path: Path) -> Meta:
-    """``meta.json`` of an index's folder.
+    """``meta.json`` of an index.
+
+    Args:
+        path: The index's folder.
+
+    Returns:
+        What it says.
 
     Raises:
         HephError: There is none, it is damaged, or of another format.
@@ -68,7 +74,14 @@ def write_meta(folder: Path, meta: Meta) -> None:
 
 
 def guard(path: Path, action: Callable[[], T]) -> T:
-    """The result of an action on the storage, its failure in one line.
+    """Act on the storage; a failure is told in one line.
+
+    Args:
+        path: Of the index, named in the error.
+        action: What to do.
+
+    Returns:
+        The action's result.
 
     Raises:
         HephError: LanceDB raised an OSError, RuntimeError or ValueError, as it does for a damaged
