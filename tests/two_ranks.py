@@ -79,6 +79,11 @@ def a_batch_that_cannot_be_shared_is_refused(accelerator: Accelerator, folder: P
 
 def retriever_loss_equals_one_process(accelerator: Accelerator, folder: Path) -> None:
     """Facts repeat over ranks, one rank has fewer images, empty texts, and larger ones."""
+    for kind in ("entailment", "diagonal", "sigmoid", "soft"):
+        one_retriever_loss(accelerator, kind)
+
+
+def one_retriever_loss(accelerator: Accelerator, kind: str) -> None:
     numbers = [0, 3, 0, 18, 5, 3, 7]
     batch = make_batch(numbers, side=96)
     drop_text(batch, 1)
@@ -88,7 +93,8 @@ def retriever_loss_equals_one_process(accelerator: Accelerator, folder: Path) ->
     local = {name: rows[own] for name, rows in batch.items()}
     if accelerator.process_index == 0:  # canvases, so numbers of tokens, differ between ranks
         local |= {k: local[k][..., :64, :64] for k in ("pixel_values", "valid", "mask")}
-    alone = make()
+    alone = make(loss=kind)
+    alone.weigh_facts(batch["scene_atoms"], batch["patterns"])
     with torch.no_grad():
         for parameter in alone.parameters():  # norms that start at 0 would hide gradients
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -99,7 +105,7 @@ def retriever_loss_equals_one_process(accelerator: Accelerator, folder: Path) ->
         monkeypatch.setattr(retriever, "gather_rows", lambda *rows: rows)
         expected, expected_logs = retriever_loss(alone, batch)
     expected.backward()
-    assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-6), kind
     for name, value in expected_logs.items():
         assert float(logs[name]) == pytest.approx(float(value), abs=1e-6), name
     gradients = dict(together.module.named_parameters())
