@@ -20,7 +20,7 @@ _CELL = 208  # px: a thumbnail and its margin
 _LINES = 6  # of text under a picture
 _LINE_HEIGHT = 15
 _MARGIN = 8
-_DIM = 0.25  # of the colour that is left where a heat map is 0
+_DIM = 0.4  # of the colour that is left where a heat map is 0
 _PAPER, _INK, _FAINT, _LAND = (255, 255, 255), (25, 28, 33), (105, 112, 122), (232, 234, 237)
 
 

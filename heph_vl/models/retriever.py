@@ -191,9 +191,10 @@ class Retriever(nn.Module):
             raise HephError(str(folder), "the model has no tokenizer", "give it the one it learnt")
         folder = Path(folder)
         encoder = {"path": "encoder", "sha256": self.encoder.save_pretrained(folder / "encoder")}
-        save_tokenizer(self.tokenizer, folder / "tokenizer")
+        tokenizer = {"sha256": save_tokenizer(self.tokenizer, folder / "tokenizer")}
         config = replace(self.config, encoder=replace(self.config.encoder, pretrained=None))
-        weights.write_model(folder, "retriever", config, self._own_state(), encoder=encoder)
+        parts = {"encoder": encoder, "tokenizer": tokenizer}
+        weights.write_model(folder, "retriever", config, self._own_state(), **parts)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "Retriever":
@@ -207,7 +208,7 @@ class Retriever(nn.Module):
 
         Raises:
             HephError: If the folder is incomplete, broken, or holds another model, or if its
-                encoder is not the one it was trained with.
+                encoder or tokenizer is not the one it was trained with.
         """
         folder = Path(folder)
         entries = weights.read_config(folder, "retriever")
@@ -216,7 +217,9 @@ class Retriever(nn.Module):
         encoder = entries.get("encoder")
         if not isinstance(encoder, dict) or {"path", "sha256"} - encoder.keys():
             raise HephError(where, "the entry encoder: {path, sha256} is missing", "save it again")
-        retriever = cls(config, load_tokenizer(folder / "tokenizer"))
+        words = entries.get("tokenizer")  # models of before 2026-11-28 do not say which
+        sha256 = words.get("sha256") if isinstance(words, dict) else None
+        retriever = cls(config, load_tokenizer(folder / "tokenizer", sha256=sha256))
         seen = weights.read_weights(folder / encoder["path"], encoder["sha256"])
         state = weights.read_weights(folder, entries["weights_sha256"])
         state |= {f"encoder.{name}": tensor for name, tensor in seen.items()}

@@ -4,6 +4,7 @@ The tokenizer is a Llama-style folder (SentencePiece BPE with byte fallback, so 
 be written; ids 0 unk, 1 bos, 2 eos, 3 pad), which transformers and open_clip load as well.
 """
 
+import hashlib
 import io
 import json
 import warnings
@@ -142,25 +143,37 @@ def train_tokenizer(captions: Iterable[str], folder: str | Path, vocab_size: int
     return load_tokenizer(folder)
 
 
-def save_tokenizer(tokenizer: Any, folder: str | Path) -> None:
-    """Write a tokenizer's folder (`tokenizer.json`, `tokenizer_config.json`), made if need be."""
+def save_tokenizer(tokenizer: Any, folder: str | Path) -> str:
+    """Write a tokenizer's folder (`tokenizer.json`, `tokenizer_config.json`), made if need be.
+
+    Args:
+        tokenizer: Of `load_tokenizer`.
+        folder: Where to.
+
+    Returns:
+        Sha256 of `tokenizer.json`.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer_config.json").write_text(json.dumps(_CONFIG, indent=2) + "\n")
-    (folder / "tokenizer.json").write_text(tokenizer.backend_tokenizer.to_str(pretty=True) + "\n")
+    pieces = (tokenizer.backend_tokenizer.to_str(pretty=True) + "\n").encode()
+    (folder / "tokenizer.json").write_bytes(pieces)
+    return hashlib.sha256(pieces).hexdigest()
 
 
-def load_tokenizer(folder: str | Path) -> Any:
+def load_tokenizer(folder: str | Path, *, sha256: str | None = None) -> Any:
     """The tokenizer of a folder of `train_tokenizer`.
 
     Args:
         folder: Where it was saved.
+        sha256: The `tokenizer.json` that is expected, if it matters which.
 
     Returns:
         A transformers tokenizer.
 
     Raises:
-        HephError: If the folder is incomplete, broken, or holds a tokenizer of another kind.
+        HephError: If the folder is incomplete, broken, or holds another tokenizer or one of
+            another kind.
     """
     from transformers import LlamaTokenizer
 
@@ -173,6 +186,10 @@ def load_tokenizer(folder: str | Path) -> Any:
     fix = "copy the whole tokenizer folder again from where it was saved"
     if missing:
         raise HephError(str(folder), f"no {missing[0]} here", fix)
+    found = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
+    if sha256 not in (None, found):
+        what = f"sha256 is {found[:12]}, not {sha256[:12]}: another model's tokenizer"
+        raise HephError(str(folder / "tokenizer.json"), what, fix)
     try:
         tokenizer = LlamaTokenizer.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # tokenizers raises Exception itself

@@ -203,6 +203,12 @@ def test_another_encoder_is_refused(saved: Path) -> None:
         Retriever.from_pretrained(saved)
 
 
+def test_another_tokenizer_is_refused(saved: Path) -> None:
+    train_tokenizer(["Other words."], saved / "tokenizer", 290)
+    with pytest.raises(HephError, match=r"tokenizer\.json: sha256 is .* another model's tokenizer"):
+        Retriever.from_pretrained(saved)
+
+
 @pytest.mark.parametrize(
     ("name", "told"),
     [
