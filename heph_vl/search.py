@@ -128,66 +128,87 @@ def _usual_queries(store: Index, retriever: "Retriever") -> Any:
     return np.concatenate([vectors, retriever.embed_texts(texts).float().cpu().numpy()])
 
 
-def search(
-    index: str | Path,
-    *,
-    text: str | None = None,
-    image: str | Path | None = None,
-    k: int = 10,
-    where: str | None = None,
-    model: str | Path | None = None,
-    approximately: bool = False,
-    heat: bool = False,
-    data: str | Path | None = None,
-) -> Found:
-    """The images of an index that fit a text, or look like an image.
-
-    A text is read as facts and given to the model in the dataset's own words, so that "left sill,
-    strong" and the caption that says the same find the same. A text without any known fact is
-    given as it is.
+class Searcher:
+    """An index and the model that made it, kept in memory between searches.
 
     Args:
         index: Folder of the index.
-        text: What to look for; or
-        image: An interferogram to compare with: PNG, GeoTIFF or .npy.
-        k: Number of results.
-        where: Filter on columns (see `heph_vl.where`).
         model: Folder of the retriever; the one that made the index if None.
-        approximately: Look into a part of the index only, if it was prepared for that.
-        heat: Also where in each image it agrees with the query.
-        data: Folder that the images of heat maps are read from; where they were indexed if None.
+
+    Raises:
+        HephError: No index, no model, or another model than the index's.
+    """
+
+    def __init__(self, index: str | Path, model: str | Path | None = None) -> None:
+        from heph_vl.models.retriever import Retriever
+
+        store = Index.open(index)
+        folder = Path(model) if model is not None else Path(store.meta.model)
+        if model is None and not folder.is_dir():
+            raise HephError(str(index), f"its model {folder} is not there", "name it with --model")
+        self.retriever = Retriever.from_pretrained(folder)
+        self.index = Index.open(index, self.retriever.model_id)
+
+    def search(
+        self,
+        *,
+        text: str | None = None,
+        image: str | Path | None = None,
+        k: int = 10,
+        where: str | None = None,
+        approximately: bool = False,
+        heat: bool = False,
+        data: str | Path | None = None,
+    ) -> Found:
+        """The images of the index that fit a text, or look like an image.
+
+        A text is read as facts and given to the model in the dataset's own words, so that "left
+        sill, strong" and the caption that says the same find the same. A text without any known
+        fact is given as it is.
+
+        Args:
+            text: What to look for; or
+            image: An interferogram to compare with: PNG, GeoTIFF or .npy.
+            k: Number of results.
+            where: Filter on columns (see `heph_vl.where`).
+            approximately: Look into a part of the index only, if it was prepared for that.
+            heat: Also where in each image it agrees with the query.
+            data: Folder that the images of heat maps are read from; where they were indexed if
+                None.
+
+        Returns:
+            At most k hits.
+
+        Raises:
+            HephError: An empty or overlong text, an unreadable image, or a bad filter.
+        """
+        read_as = ""
+        unknown: tuple[str, ...] = ()
+        if text is not None:
+            read_as, unknown = _read_query(text)
+            vector = self.retriever.embed_texts([read_as])
+        elif image is not None:
+            vector = _embed_image(self.retriever, Path(image))
+        else:
+            raise HephError("search", "neither text nor image", "give one of them")
+        query = vector.float().cpu().numpy()
+        hits = self.index.search(query, k, where, approximately=approximately)[0]
+        maps, problems = _heat(self.retriever, vector, hits, data) if heat else ([], [])
+        return Found(hits, self.index.thumbnails(hits), read_as, unknown, maps, problems)
+
+
+def search(index: str | Path, *, model: str | Path | None = None, **question: Any) -> Found:
+    """One search; several are faster with a `Searcher`, which reads model and vectors once.
+
+    Args:
+        index: Folder of the index.
+        model: Folder of the retriever; the one that made the index if None.
+        **question: As of `Searcher.search`.
 
     Returns:
         At most k hits.
-
-    Raises:
-        HephError: An empty or overlong text, an unreadable image, a bad filter, or another model.
     """
-    from heph_vl.models.retriever import Retriever
-
-    if text is not None:
-        _check_query(text)
-    store = Index.open(index)
-    folder = Path(model) if model is not None else Path(store.meta.model)
-    if model is None and not folder.is_dir():
-        raise HephError(str(index), f"its model {folder} is not there", "name it with --model")
-    retriever = Retriever.from_pretrained(folder)
-    store = Index.open(index, retriever.model_id)
-    read_as = ""
-    unknown: tuple[str, ...] = ()
-    if text is not None:
-        facts = captions.parse(text)
-        unknown = facts.unexplained
-        read_as = captions.compose(facts) if facts.atoms() else text
-        vector = retriever.embed_texts([read_as])
-    elif image is not None:
-        vector = _embed_image(retriever, Path(image))
-    else:
-        raise HephError("search", "neither text nor image", "give one of them")
-    query = vector.float().cpu().numpy()
-    hits = store.search(query, k, where, approximately=approximately)[0]
-    maps, problems = _heat(retriever, vector, hits, data) if heat else ([], [])
-    return Found(hits, store.thumbnails(hits), read_as, unknown, maps, problems)
+    return Searcher(index, model).search(**question)
 
 
 def _heat(
@@ -235,12 +256,15 @@ def _images(
     return images, problems
 
 
-def _check_query(text: str) -> None:
+def _read_query(text: str) -> tuple[str, tuple[str, ...]]:
+    """The text as the model gets it, and its words that name no fact."""
     if not text.strip():
         raise HephError("query", "the text is empty", 'say what to look for, e.g. "mogi, left"')
     if len(text) > MAX_QUERY:
         what = f"the text has {len(text)} characters"
         raise HephError("query", what, f"use at most {MAX_QUERY}: one sentence is enough")
+    facts = captions.parse(text)
+    return captions.compose(facts) if facts.atoms() else text, facts.unexplained
 
 
 def _embed_image(retriever: Any, path: Path) -> Any:

@@ -48,6 +48,13 @@ def test_a_query_is_read_as_facts(workplace):
     assert [h.score for h in words.hits] == [h.score for h in plain.hits]
 
 
+def test_words_without_any_fact_are_answered_and_listed(workplace):
+    found = search(workplace / "index", text="xyzzy plugh")
+    assert found.read_as == "xyzzy plugh"
+    assert set(found.not_understood) == {"xyzzy", "plugh"}
+    assert len(found.hits) == 8
+
+
 def test_an_image_finds_itself(workplace):
     picture = next((workplace / "archive").rglob("*.geo.diff.png"))
     build_index(workplace / "archive", workplace / "by_archive", workplace / "model")
