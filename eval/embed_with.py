@@ -5,8 +5,9 @@
     python eval/embed_with.py timm:resnet18 --data DATASET --out resnet.npz
     python eval/evaluate.py --data DATASET --predictions clip.npz
 
-Images are the coloured pictures, no data in white, squashed to the model's size. A timm model has
-no words: there a query is the mean of the training images that answer it (by their captions), and
+Images are the coloured pictures, no data in white, squashed to the model's size; those that our own
+models cannot read (broken, without any valid phase) are left out and listed. A timm model has no
+words: there a query is the mean of the training images that answer it (by their captions), and
 nothing where none does. Weights come from the hub, or are a file; `random` draws them (a floor).
 No code is taken from the hub.
 """
@@ -21,6 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from heph_vl.data.images import open_png
+from heph_vl.embed import encoded_images, read_image
 from heph_vl.errors import HephError
 from heph_vl.files import write_bytes, writing
 from heph_vl.metrics.benchmark import query_texts
@@ -76,13 +79,20 @@ def _open_clip(name: str, weights: str | None, device: str) -> Embedder:
     import open_clip
     import torch
 
-    if weights is None:
+    hosted = ":" in name  # hf-hub:..., local-dir:...: the weights come with the name
+    if weights is None and not hosted:
         known = [tag for model_name, tag in open_clip.list_pretrained() if model_name == name]
         what = f"{name} has no default weights"
         raise HephError("--weights", what, f"one of {', '.join([*known, 'random'])}, or a file")
+    drawn = weights == "random"
+    # OpenAI's weights need another activation than the name of their network says.
+    tagged = {} if hosted or weights is None else open_clip.get_pretrained_cfg(name, weights)
     model, _, preprocess = open_clip.create_model_and_transforms(
         name,
-        pretrained=None if weights == "random" else weights,
+        pretrained=None if drawn else weights,
+        load_weights=not drawn,
+        pretrained_text=not drawn,
+        force_quick_gelu=bool((tagged or {}).get("quick_gelu")),
         device=device,
         image_resize_mode="squash",
     )
@@ -121,13 +131,10 @@ def _transformers(name: str, weights: str | None, device: str) -> Embedder:
     )
     model.to(device).eval()
     length = getattr(model.config.text_config, "max_position_embeddings", 77)
+    height, width = _side(processor)
 
     @torch.inference_mode()
     def images(pictures: list[Any]) -> Vectors:
-        side = (
-            processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size
-        )
-        height, width = int(side["height"]), int(side["width"])
         squashed = [picture.resize((width, height), 3) for picture in pictures]
         batch = processor(squashed, do_resize=False, do_center_crop=False, return_tensors="pt")
         return _numpy(_pooled(model.get_image_features(batch["pixel_values"].to(device))))
@@ -142,6 +149,13 @@ def _transformers(name: str, weights: str | None, device: str) -> Embedder:
         return _numpy(_pooled(model.get_text_features(**kept)))
 
     return Embedder(images, texts)
+
+
+def _side(processor: Any) -> tuple[int, int]:
+    """Height and width that a model sees."""
+    size = processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size
+    square = size.get("shortest_edge")
+    return int(size.get("height") or square), int(size.get("width") or square)
 
 
 def _timm(name: str, weights: str | None, device: str) -> Embedder:
@@ -175,18 +189,38 @@ def _numpy(features: Any) -> Vectors:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
-def pictures(rows: Any, batch_size: int) -> Iterator[list[Any]]:
-    """Coloured pictures of dataset rows, no data in white, some at once."""
+def pictures(
+    rows: Any, batch_size: int, problems: list[HephError]
+) -> Iterator[tuple[list[int], list[Any]]]:
+    """Coloured pictures of dataset rows, no data in white, some at once.
+
+    Args:
+        rows: The dataset split.
+        batch_size: Rows at once.
+        problems: One error is added for each image that cannot be read.
+
+    Yields:
+        Positions of the rows, and their pictures.
+    """
     from PIL import Image
 
-    column = rows.select_columns(["image"])
-    for start in range(0, len(column), batch_size):
-        batch = []
-        for image in column[start : start + batch_size]["image"]:
+    images = encoded_images(rows)
+    for start in range(0, len(images), batch_size):
+        positions, batch = [], []
+        for position in range(start, min(start + batch_size, len(images))):
+            row = images[position]
+            try:
+                read_image(row, position)
+            except HephError as problem:
+                problems.append(problem)
+                continue
+            image = open_png(row["image"]["bytes"], f"interferogram {position}").convert("RGBA")
             picture = Image.new("RGBA", image.size, "white")
-            picture.alpha_composite(image.convert("RGBA"))
+            picture.alpha_composite(image)
+            positions.append(position)
             batch.append(picture.convert("RGB"))
-        yield batch
+        if batch:
+            yield positions, batch
 
 
 def prototypes(texts: Sequence[str], captions: Sequence[str], images: Vectors) -> Vectors:
@@ -213,19 +247,26 @@ def prototypes(texts: Sequence[str], captions: Sequence[str], images: Vectors) -
     return found
 
 
-def _embed(embedder: Embedder, rows: Any, batch_size: int, what: str) -> Vectors:
+def _embed(
+    embedder: Embedder, rows: Any, batch_size: int, what: str
+) -> tuple[list[int], Vectors, list[HephError]]:
+    """Positions and vectors of the rows that can be read, and the problems of the others."""
     from rich.console import Console
     from rich.progress import track
 
     console = Console(stderr=True)
+    problems: list[HephError] = []
     batches = track(
-        pictures(rows, batch_size),
+        pictures(rows, batch_size, problems),
         what,
         -(-len(rows) // batch_size),
         console=console,
         disable=not console.is_terminal,
     )
-    return np.concatenate([embedder.images(batch) for batch in batches])
+    parts = [(positions, embedder.images(batch)) for positions, batch in batches]
+    if not parts:
+        raise HephError("images", f"none of {len(rows)} could be read", "check the dataset")
+    return [i for part, _ in parts for i in part], np.concatenate([v for _, v in parts]), problems
 
 
 def run(options: argparse.Namespace) -> None:
@@ -242,25 +283,27 @@ def run(options: argparse.Namespace) -> None:
     rows = parquet.load(options.data, options.split)
     gallery = read_gallery(rows)
     texts = query_texts(gallery.captions)
-    images = _embed(embedder, rows, options.batch_size, "Images")
+    positions, images, problems = _embed(embedder, rows, options.batch_size, "Images")
     if embedder.texts is not None:
         starts = range(0, len(texts), options.batch_size)
         words = np.concatenate([embedder.texts(texts[i : i + options.batch_size]) for i in starts])
     else:
         train = parquet.load(options.data, "train")
-        seen = _embed(embedder, train, options.batch_size, "Training images")
-        words = prototypes(texts, train["caption"], seen)
+        known, seen, _ = _embed(embedder, train, options.batch_size, "Training images")
+        words = prototypes(texts, [train["caption"][i] for i in known], seen)
     buffer = io.BytesIO()
     np.savez(
         buffer,
         image_embeddings=images,
-        unique_ids=np.array(gallery.unique_ids),
+        unique_ids=np.array([gallery.unique_ids[i] for i in positions]),
         text_embeddings=words,
         texts=np.array(texts),
     )
     with writing(options.out):
         options.out.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(options.out, buffer.getvalue())
+    for problem in problems:
+        print(f"left out: {problem}", file=sys.stderr)
     print(f"written to {options.out}: {len(images)} images, {len(texts)} texts", file=sys.stderr)
 
 

@@ -32,6 +32,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,9 @@ def embed_with_model(
     )
 
 
-def read_beliefs(path: Path, rows: Any, positions: Sequence[int]) -> list[Beliefs]:
+def read_beliefs(
+    path: Path, rows: Any, positions: Sequence[int]
+) -> tuple[list[Beliefs], dict[str, Any]]:
     """What labels and masks make probable of images.
 
     Args:
@@ -89,7 +92,7 @@ def read_beliefs(path: Path, rows: Any, positions: Sequence[int]) -> list[Belief
         positions: Of the images that are asked for.
 
     Returns:
-        One for each position.
+        One for each position; and path and sha256 of the file.
 
     Raises:
         HephError: An image or a task is missing, or the file or a mask is broken.
@@ -111,7 +114,7 @@ def read_beliefs(path: Path, rows: Any, positions: Sequence[int]) -> list[Belief
         }
         deformation = float(found.probabilities["deformation"][i, 0])
         said.append(beliefs(image | {"deformation": deformation}, read_mask(mask)))
-    return said
+    return said, {"path": str(path), "sha256": found.about["predictions_sha256"]}
 
 
 def evaluate(
@@ -237,20 +240,33 @@ def _run(options: argparse.Namespace) -> None:
             write_text(options.write_queries, json.dumps(queries, indent=1) + "\n")
         return
     if options.model is not None:
+        from heph_vl.embed import on_best_device
         from heph_vl.models.retriever import Retriever
 
-        retriever = Retriever.from_pretrained(options.model)
+        retriever = on_best_device(Retriever.from_pretrained(options.model))
         with _progress("Embedding images", len(rows)) as progress:
             embeddings = embed_with_model(retriever, rows, gallery, options.batch_size, progress)
     else:
-        embeddings = read_predictions(options.predictions, gallery)
+        embeddings = read_predictions(options.predictions, gallery, partial(_why_unreadable, rows))
     heads = None
     if options.heads is not None:
-        heads = read_beliefs(options.heads, rows, embeddings.positions)
+        heads, source_of_heads = read_beliefs(options.heads, rows, embeddings.positions)
+        embeddings.about["heads"] = source_of_heads
     settings = Settings(options.seed, options.shuffles, options.draws)
     source = options.model or options.predictions
     found = evaluate(gallery, embeddings, settings, split=options.split, source=source, heads=heads)
     _report(found, out, options)
+
+
+def _why_unreadable(rows: Any, position: int) -> str | None:
+    """What keeps our own models from reading an image, if anything does."""
+    from heph_vl.embed import encoded_images, read_image
+
+    try:
+        read_image(encoded_images(rows)[position], position)
+    except HephError as problem:
+        return str(problem)
+    return None
 
 
 def _is_of_labels(options: argparse.Namespace) -> bool:

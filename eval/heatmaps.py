@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         options: The command line.
 
     Returns:
-        JSON-ready: `images`, and for each pointer `value`, `interval` and `per_group`.
+        JSON-ready: `images`, `left_out`, and for each pointer `value`, `interval` and `per_group`.
 
     Raises:
         HephError: No such frame.
@@ -73,12 +73,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from heph_vl.data.captions import CaptionFacts
     from heph_vl.data.samples import pixels, read_row, whole
     from heph_vl.data.transforms import collate_images, encoded
+    from heph_vl.embed import on_best_device
     from heph_vl.metrics.bootstrap import clusters, group_weights
     from heph_vl.models.retriever import Retriever
 
     if options.sheet is not None and options.sheet.suffix.lower() not in (".png", ".jpg"):
         raise HephError("--sheet", f"{options.sheet} is no picture's name", "end it in .png")
-    retriever = Retriever.from_pretrained(options.model)
+    retriever = on_best_device(Retriever.from_pretrained(options.model))
+    device = retriever.logit_scale.device
     rows = parquet.load(options.data, options.split)
     facts = [captions.parse(text) for text in rows["caption"]]
     polygons = rows["polygons"]
@@ -88,20 +90,22 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         raise HephError(str(options.data), what, "choose another split or dataset")
     images, rest = encoded(rows), rows.remove_columns(["image", "coherence", "mask"])
     values: dict[str, list[float]] = {name: [] for name in POINTERS}
-    groups, pictures = [], []
+    groups, pictures, left_out = [], [], []
     console = Console(stderr=True)
     for i in track(chosen, "Looking", console=console, disable=not console.is_terminal):
         sample = whole(read_row(images[i]), rest[i], estimated=False)
         if not sample.mask.any() or not sample.phase_code.any():
+            what = "no valid phase" if sample.mask.any() else "no outline in its mask"
+            left_out.append(f"interferogram {rest[i]['unique_id']}: {what}")
             continue
         (pattern,) = facts[i].patterns
         text = captions.compose(CaptionFacts(patterns=(captions.Pattern(*_what(pattern)),)))
-        batch = collate_images([pixels(sample)])
+        batch = {k: v.to(device) for k, v in collate_images([pixels(sample)]).items()}
         with torch.no_grad():
             seen = retriever.encoder(**batch)
-        found = retriever.heat_map(retriever.embed_texts([text]), **batch)[0].numpy()
-        looked = seen.token_mask.view(seen.grid).numpy()
-        salient = seen.saliency_logits.view(seen.grid).numpy()
+        found = retriever.heat_map(retriever.embed_texts([text]), **batch)[0].cpu().numpy()
+        looked = seen.token_mask.view(seen.grid).cpu().numpy()
+        salient = seen.saliency_logits.view(seen.grid).cpu().numpy()
         near = near_cells(sample.mask, seen.grid)
         values["heat map"].append(hits(found, looked, near))
         values["saliency"].append(hits(salient, looked, near))
@@ -109,6 +113,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         groups.append(rest[i]["volcano_group"])
         if len(pictures) < options.pictures:
             pictures.append((sample, found, text))
+    if not groups:
+        what = f"no frame of split {options.split} can be looked at: {left_out[0]}"
+        raise HephError(str(options.data), what, "choose another split or dataset")
     weights, names = group_weights(np.eye(len(groups), dtype=np.bool_), groups)
     units = clusters(weights, names, seed=options.seed, num_draws=2000)
     scores = {name: units.estimate(units.mean(np.array(values[name]))) for name in POINTERS}
@@ -119,6 +126,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "split": options.split,
         "near_px": NEAR_PX,
         "images": len(groups),
+        "left_out": left_out,
         "pointers": scores,
     }
 
@@ -177,6 +185,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.as_json:
         print(json.dumps(results))
         return 0
+    for problem in results["left_out"]:
+        print(f"left out: {problem}", file=sys.stderr)
     print(f"{results['images']} frames, peak within {NEAR_PX:.0f} px of the outline:")
     for name, score in results["pointers"].items():
         interval = score["interval"]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from heph_vl.models.prediction import Prediction
 
 SUFFIXES = (".png", ".tif", ".tiff", ".npy")
+_OTHERS = {".cc", ".unw", ".mask", ".los", ".overlay"}  # what lies beside interferograms
 LEAST_AREA_PX = 12.0  # native pixels: smaller patches of a mask are not outlined
 # As the classes of a mask: Mogi, dyke, sill, spheroid, earthquake, unidentified.
 COLOURS = ("#00c853", "#d500f9", "#212121", "#00b8d4", "#ffab00", "#795548")
@@ -38,7 +39,7 @@ class Picture:
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
-    """Files as they are; of folders, all pictures in them but coherence and masks.
+    """Files as they are; of folders, all pictures in them but coherence, unwrapped phase, masks.
 
     Args:
         paths: Files and folders.
@@ -55,7 +56,7 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
             found.append(path)
             continue
         inside = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES]
-        inside = [p for p in inside if not {".cc", ".mask", ".los", ".overlay"} & set(p.suffixes)]
+        inside = [p for p in inside if not _OTHERS & set(p.suffixes)]
         if not inside:
             fix = f"give a folder with {', '.join(SUFFIXES)} files"
             raise HephError(str(path), "holds no interferogram", fix)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,18 @@ class ImageEmbedder(Protocol):
 
     def encode_images(self, pixel_values: Tensor, valid: Tensor, size: Tensor) -> Tensor:
         """Unit embeddings (B, E)."""
+
+
+Model = TypeVar("Model")
+
+
+def on_best_device(model: Model) -> Model:
+    """The model on a GPU where there is one."""
+    import torch
+
+    found: Any = model
+    moved: Model = found.to("cuda" if torch.cuda.is_available() else "cpu")
+    return moved
 
 
 @dataclass

@@ -56,7 +56,7 @@ def open_folder(data: Path, split: str | None = None) -> tuple[Rows, list[HephEr
     files = _Files(data)
     if not len(files):
         raise HephError(str(data), "holds no PNG", "give a dataset, an archive or images")
-    return files, []
+    return files, files.problems
 
 
 def read_rows(rows: Rows, positions: Iterable[int], problems: list[HephError]) -> list[Row]:
@@ -133,12 +133,20 @@ class _Archive:
 
 
 class _Files:
-    """PNG files as rows; coherence images are not interferograms."""
+    """PNG files as rows; coherence, unwrapped phase and masks are no interferograms."""
 
     def __init__(self, data: Path) -> None:
-        paths = [data] if data.is_file() else sorted(data.rglob("*.png"))
-        self._paths = [path for path in paths if not path.name.endswith(".cc.png")]
+        from heph_vl.detect import find_images
+
+        paths = find_images([data])
+        self._paths = [path for path in paths if path.suffix.lower() == ".png"]
         self._root = data if data.is_dir() else data.parent
+        fix = "give it as a PNG; search --image takes it as a query"
+        self.problems = [
+            HephError(str(path), f"{path.suffix} files are not indexed", fix)
+            for path in paths
+            if path.suffix.lower() != ".png"
+        ]
 
     def __len__(self) -> int:
         return len(self._paths)

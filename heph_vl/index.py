@@ -66,7 +66,8 @@ class Index:
         self.meta = meta
         self._folder = folder  # differs from `path` until a new index is committed
         self._table = self._open_table()
-        self._published: set[str] | None = None  # ids in the published version; None: not writing
+        # Folder of each image in the published version, by id; None: not writing.
+        self._published: dict[str, str | None] | None = None
         self._staged: set[str] = set()
         self._pending: list[pa.RecordBatch] = []
         self._loaded: tuple[Vectors, pa.Table] | None = None
@@ -141,20 +142,24 @@ class Index:
             self.discard()
             raise
 
-    def add(self, vectors: npt.ArrayLike, rows: Sequence[Mapping[str, Any]]) -> None:
+    def add(
+        self, vectors: npt.ArrayLike, rows: Sequence[Mapping[str, Any]], *, moved: bool = False
+    ) -> None:
         """Stages images; readers see them after ``commit``.
 
-        An image id that the published index already holds replaces the older one. The same id
-        twice before a commit is an error: one of the two images would be lost.
+        An image id that the published index already holds replaces the older one, if it comes from
+        the same folder (``data``): names repeat over folders. The same id twice before a commit is
+        an error too: one of the two images would be lost.
 
         Args:
             vectors: (n, D) float32, unit length, in the order of ``rows``.
             rows: n mappings with ``COLUMNS`` and ``thumbnail`` (PNG bytes or None); a missing
                 column is stored as missing, a missing ``image_id`` is the ``unique_id``.
+            moved: Images of one id are the same ones in whatever folder.
 
         Raises:
-            HephError: On vectors of another shape or not finite, a repeated or missing id, or a
-                value of another type than its column.
+            HephError: On vectors of another shape or not finite, a repeated or missing id, an id
+                that came from another folder, or a value of another type than its column.
         """
         import pyarrow as pa
 
@@ -173,8 +178,13 @@ class Index:
         if not rows:
             return
         ids = [image_id_of(row) for row in rows]
-        self._begin_writing()
-        for image_id in ids:
+        published = self._begin_writing()
+        for image_id, row in zip(ids, rows, strict=True):
+            before, now = published.get(image_id), row.get("data")
+            if not moved and None not in (before, now) and before != now:
+                what = f"indexed from {before} before, now from {now}"
+                fix = "make another index; or add --moved, if they are the same images"
+                raise HephError(f"{self.path}: {image_id}", what, fix)
             if image_id in self._staged:
                 raise HephError(
                     f"{self.path}: {image_id}", "image added twice", "give each its own id"
@@ -201,38 +211,36 @@ class Index:
             self._folder = self.path
         self._reset()
 
-    def build_approximate(self, queries: npt.ArrayLike) -> float:
+    def build_approximate(self, *kinds: npt.ArrayLike) -> float:
         """Prepares approximate search over what is published, and publishes it.
 
         Images added later are found too, one by one, until it is called again.
 
         Args:
-            queries: (Q, D) float32, unit length, of the kind that will be asked: recall is
-                measured with them, and decides how many lists a search looks into.
+            *kinds: Queries of each kind that will be asked, (Q, D) float32, unit length: recall is
+                measured with them, and decides how many lists a search looks into. The images of
+                the index may be among them; that they find themselves does not count.
 
         Returns:
-            Recall at 10, without a filter.
+            Recall at 10 without a filter, of the kind that it is lowest for.
 
         Raises:
             HephError: Too few images to gain anything, no query, or images not committed.
         """
-        asked = self._queries(queries)
-        if len(self) < approximate.FEWEST:
+        asked = [self._queries(queries) for queries in kinds]
+        if len(self) < approximate.FEWEST or not asked:
             what = f"{len(self)} images, and an exact search is fast up to 100,000 and more"
             raise HephError(str(self.path), what, "leave the approximate search out")
         images, table = self._load()
         self._check_no_other_writer()
         guard(self.path, self._table.restore)
         row_ids = table["_rowid"].to_numpy()
-        probes, recall = guard(
-            self.path, lambda: approximate.build(self._table, asked, images, row_ids)
-        )
+        lists = guard(self.path, lambda: approximate.build(self._table, asked, images, row_ids))
         self._check_no_other_writer()
-        version = self._table.version
-        self.meta = replace(self.meta, table_version=version, probes=probes, recall=recall)
+        self.meta = replace(self.meta, table_version=self._table.version, lists=lists)
         guard(self.path, lambda: write_meta(self._folder, self.meta))
         self._reset()
-        return float(recall)
+        return lists.recall
 
     def discard(self) -> None:
         """Forgets what was added since the last commit; a new index leaves nothing behind."""
@@ -281,12 +289,11 @@ class Index:
         return results
 
     def _near(self, query: Vectors, k: int, where: Filter | None) -> list[Hit]:
-        if not self.meta.probes:
+        if self.meta.lists is None:
             fix = "add --approximate to heph-vl index, or search exactly"
             raise HephError(str(self.path), "not prepared for approximate search", fix)
         sql = None if where is None else where.sql(COLUMNS)
-        probes = self.meta.probes
-        search = partial(approximate.search, self._table, query, k, sql, probes)
+        search = partial(approximate.search, self._table, query, k, sql, self.meta.lists)
         rows = guard(self.path, search).to_pylist()
         return [Hit(rank, row.pop("score"), row) for rank, row in enumerate(rows, 1)]
 
@@ -300,11 +307,15 @@ class Index:
             )
         return queries
 
-    def sample(self, count: int) -> tuple[Vectors, list[str | None]]:
-        """Vectors (n, D) and captions of at most `count` images, evenly spread by unique_id."""
-        images, table = self._load()
-        chosen = np.unique(np.linspace(0, len(images) - 1, count).astype(np.intp))
-        return images[chosen], table["caption"].take(chosen).to_pylist()
+    def sample(self, count: int) -> Vectors:
+        """Vectors (n, D) of at most `count` images, evenly spread by unique_id."""
+        images, _ = self._load()
+        return images[np.unique(np.linspace(0, len(images) - 1, count).astype(np.intp))]
+
+    def captions(self) -> list[str]:
+        """The distinct captions of all images, in order."""
+        _, table = self._load()
+        return [text for text in table["caption"].unique().to_pylist() if text and text.strip()]
 
     def thumbnails(self, hits: Sequence[Hit]) -> list[bytes | None]:
         """The small PNG of each hit, or None where the index has none."""
@@ -344,14 +355,16 @@ class Index:
         self._published, self._loaded, self._pending = None, None, []
         self._staged = set()
 
-    def _begin_writing(self) -> None:
+    def _begin_writing(self) -> dict[str, str | None]:
         if self._published is not None:
-            return
+            return self._published
         self._loaded = None
         self._check_no_other_writer()
-        query = self._table.search().select(["image_id"])
-        self._published = set(guard(self.path, query.to_arrow)["image_id"].to_pylist())
+        query = self._table.search().select(["image_id", "data"])
+        rows = guard(self.path, query.to_arrow).to_pydict()
+        self._published = dict(zip(rows["image_id"], rows["data"], strict=True))
         guard(self.path, self._table.restore)  # drops what an interrupted writer left
+        return self._published
 
     def _check_no_other_writer(self) -> None:
         if self._folder == self.path and read_meta(self.path) != self.meta:
@@ -365,7 +378,7 @@ class Index:
         if not self._pending or self._published is None:
             return
         data = pa.Table.from_batches(self._pending)
-        if self._published.isdisjoint(data["image_id"].to_pylist()):
+        if self._published.keys().isdisjoint(data["image_id"].to_pylist()):
             guard(self.path, lambda: self._table.add(data))
         else:
             merge = self._table.merge_insert("image_id")

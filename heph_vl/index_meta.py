@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from heph_vl import __version__
+from heph_vl.approximate import Lists
 from heph_vl.errors import HephError
 
 T = TypeVar("T")
@@ -28,8 +29,7 @@ class Meta:
     table_version: int
     created: str
     model: str = ""  # folder of the model, where the index was made
-    probes: int = 0  # lists that an approximate search looks into; 0: it was not prepared
-    recall: float | None = None  # at 10 of the approximate search, measured when it was prepared
+    lists: Lists | None = None  # of approximate search, if it was prepared
     heph_vl: str = __version__
     format: int = _FORMAT
 
@@ -51,10 +51,13 @@ def read_meta(path: Path) -> Meta:
             str(path), "no index here", "make one with: heph-vl index DATA INDEX --model M"
         )
     try:
-        meta = Meta(**json.loads((path / _META).read_text()))
+        entries = json.loads((path / _META).read_text())
+        if entries.get("lists") is not None:
+            entries["lists"] = Lists(**entries["lists"])
+        meta = Meta(**entries)
         readable = meta.format == _FORMAT
         complete = isinstance(meta.model_id, str) and min(meta.dim, meta.table_version) > 0
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise HephError(
             str(path / _META), f"unreadable: {error}", "index the images anew"
         ) from error

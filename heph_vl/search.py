@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from heph_vl.approximate import FEWEST
 from heph_vl.data import captions
-from heph_vl.embed import embed_batches, read_image
+from heph_vl.embed import embed_batches, on_best_device, read_image
 from heph_vl.errors import HephError
 from heph_vl.folders import open_folder, read_rows
 from heph_vl.heat import Heat
 from heph_vl.index import Hit, Index
 from heph_vl.index_rows import index_row
+from heph_vl.metrics.benchmark import query_texts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,6 +60,7 @@ def build_index(
     batch_size: int = 8,
     strict: bool = False,
     approximate: bool = False,
+    moved: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Embed all images of a folder and store them; an image that is there is replaced.
@@ -72,11 +73,12 @@ def build_index(
         batch_size: Images embedded at once.
         strict: Raise the first problem instead of leaving the image out.
         approximate: Prepare approximate search, for indexes of hundreds of thousands.
+        moved: Images that the index holds from another folder are the same ones: replace them.
         progress: Called with (done, total).
 
     Returns:
         `images` (number stored), `model_id`, `problems` (one line for each image left out), and
-        with `approximate` its `recall` at 10.
+        with `approximate` its `recall` at 10, or None where so few images need none.
 
     Raises:
         HephError: Nothing to index, or an index of another model; with `strict`, any bad image.
@@ -89,7 +91,7 @@ def build_index(
     source = {"data": str(Path(data).resolve())}
     if strict and problems:
         raise problems[0]
-    retriever = Retriever.from_pretrained(model)
+    retriever = on_best_device(Retriever.from_pretrained(model))
     model_id, total, stored = retriever.model_id, len(rows), 0
     if index.exists() and any(index.iterdir()):
         store = Index.open(index, model_id)
@@ -110,22 +112,26 @@ def build_index(
                     raise batch.problems[0]
                 problems += batch.problems
                 if batch.positions:
-                    store.add(batch.vectors, [index_row(some[i] | source) for i in batch.positions])
+                    found = [index_row(some[i] | source) for i in batch.positions]
+                    store.add(batch.vectors, found, moved=moved)
                     stored += len(batch.positions)
         if not stored:
             first = problems[0].what if problems else "there is none"
             raise HephError(str(data), f"no image could be read: {first}", "see --debug")
     report: dict[str, Any] = {"images": stored, "model_id": model_id}
     if approximate:
-        report["recall"] = round(store.build_approximate(_usual_queries(store, retriever)), 4)
+        report["recall"] = None
+        if len(store) >= FEWEST:
+            report["recall"] = round(store.build_approximate(*_usual_queries(store, retriever)), 4)
     return report | {"problems": [str(problem) for problem in problems]}
 
 
-def _usual_queries(store: Index, retriever: "Retriever") -> Any:
-    """Texts and images as a search asks them: the indexed captions, some of the vectors."""
-    vectors, captions_ = store.sample(_QUERIES)
-    texts = [text for text in dict.fromkeys(captions_) if text and text.strip()]
-    return np.concatenate([vectors, retriever.embed_texts(texts).float().cpu().numpy()])
+def _usual_queries(store: Index, retriever: "Retriever") -> tuple[Any, Any]:
+    """Images and texts as they are asked: of the index, and in the words of `_read_query`."""
+    said = store.captions() or ["No deformation. Turbulent mixing.", "High intensity sill, left."]
+    texts = list(dict.fromkeys(_read_query(text)[0] for text in query_texts(said)))
+    some = texts[:: -(-len(texts) // _QUERIES)]
+    return store.sample(_QUERIES), retriever.embed_texts(some).float().cpu().numpy()
 
 
 class Searcher:
@@ -146,7 +152,7 @@ class Searcher:
         folder = Path(model) if model is not None else Path(store.meta.model)
         if model is None and not folder.is_dir():
             raise HephError(str(index), f"its model {folder} is not there", "name it with --model")
-        self.retriever = Retriever.from_pretrained(folder)
+        self.retriever = on_best_device(Retriever.from_pretrained(folder))
         self.index = Index.open(index, self.retriever.model_id)
 
     def search(
@@ -184,6 +190,8 @@ class Searcher:
         """
         read_as = ""
         unknown: tuple[str, ...] = ()
+        if text is not None and image is not None:
+            raise HephError("search", "both text and image", "give one of them")
         if text is not None:
             read_as, unknown = _read_query(text)
             vector = self.retriever.embed_texts([read_as])
@@ -224,8 +232,9 @@ def _heat(
             maps.append(None)
             continue
         pixels, valid = images[hit.row["image_id"]]
-        cells = retriever.heat_map(query, **collate_images([(pixels, valid)]))[0]
-        maps.append(Heat(cells.numpy(), (valid.shape[0], valid.shape[1])))
+        inputs = collate_images([(pixels, valid)])
+        cells = retriever.heat_map(query, **{k: v.to(query.device) for k, v in inputs.items()})[0]
+        maps.append(Heat(cells.cpu().numpy(), (valid.shape[0], valid.shape[1])))
     return maps, problems
 
 
@@ -270,13 +279,11 @@ def _read_query(text: str) -> tuple[str, tuple[str, ...]]:
 def _embed_image(retriever: Any, path: Path) -> Any:
     import torch
 
-    from heph_vl.data import phase
-    from heph_vl.data.samples import decoded_pixels
     from heph_vl.data.transforms import collate_images
+    from heph_vl.detect import read_picture
 
-    decoded = phase.read_interferogram(path)
-    if not decoded.valid.any():
-        raise HephError(str(path), "no valid phase", "the whole image is no-data: take another")
-    pixels = decoded_pixels(decoded.wrapped_phase, decoded.valid)
+    picture = read_picture(path)
+    inputs = collate_images([(picture.channels, picture.valid)])
+    device = retriever.logit_scale.device
     with torch.no_grad():
-        return retriever.encode_images(**collate_images([pixels]))
+        return retriever.encode_images(**{k: v.to(device) for k, v in inputs.items()})

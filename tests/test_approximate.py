@@ -47,21 +47,65 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
         made.add(vectors(N, 0), rows(N))
     with pytest.raises(HephError, match="not prepared"):
         made.search(vectors(1, 1), 3, approximately=True)
-    recall = made.build_approximate(vectors(40, 1))
+    recall = made.build_approximate(vectors(40, 1), vectors(N, 0)[:40])
     assert recall >= approximate.RECALL
     return Index.open(path, MODEL)
 
 
-def test_recall_is_what_was_measured_and_most_lists_are_left_out(index: Index) -> None:
-    queries = vectors(40, 1)
-    exact = index.search(queries, 10)
-    near = index.search(queries, 10, approximately=True)
+def recall(index: Index, queries: np.ndarray, where: str | None = None) -> float:
+    exact = index.search(queries, 10, where)
+    near = index.search(queries, 10, where, approximately=True)
     found = [
-        len({h.row["unique_id"] for h in a} & {h.row["unique_id"] for h in b}) / 10
+        len({h.row["unique_id"] for h in a} & {h.row["unique_id"] for h in b}) / max(1, len(a))
         for a, b in zip(exact, near, strict=True)
     ]
-    assert np.mean(found) == pytest.approx(index.meta.recall)
-    assert 1 < index.meta.probes < round(N**0.5)
+    return float(np.mean(found))
+
+
+def test_other_queries_have_the_recall_that_was_measured(index: Index) -> None:
+    lists = index.meta.lists
+    assert lists is not None
+    assert 1 < lists.probes < lists.count == round(N**0.5)
+    assert recall(index, vectors(200, 2)) == pytest.approx(lists.recall, abs=0.03)
+
+
+def test_images_that_find_themselves_do_not_count(tmp_path: Path) -> None:
+    # Pairs of equal vectors: half of what a query finds nearest is no find at all.
+    pairs = np.repeat(vectors(N // 2, 0), 2, axis=0)
+    with Index.create(tmp_path / "idx", MODEL, dim=DIM) as made:
+        made.add(pairs, rows(N))
+    made.build_approximate(pairs[:50])
+    assert made.meta.lists is not None
+    assert made.meta.lists.probes > 1  # one list would do to find oneself
+    assert recall(made, vectors(100, 3)) > 0.9
+
+
+@pytest.mark.parametrize("filtered", [False, True])
+def test_a_filter_that_keeps_what_lies_elsewhere_loses_nothing(
+    tmp_path: Path, filtered: bool
+) -> None:
+    """Images of a frame resemble one another, and a query may be far from those that pass."""
+    rng = np.random.default_rng(0)
+    centres = vectors(40, 4)
+    which = rng.integers(40, size=4 * N)
+    spread = centres[which] + 0.1 * rng.standard_normal((4 * N, DIM))
+    images = (spread / np.linalg.norm(spread, axis=1, keepdims=True)).astype(np.float32)
+    with Index.create(tmp_path / "idx", MODEL, dim=DIM) as made:
+        made.add(
+            images, [{"unique_id": i, "frame_id": f"f{frame}"} for i, frame in enumerate(which)]
+        )
+    made.build_approximate(images[:60])
+    lists = made.meta.lists
+    assert lists is not None
+    assert lists.probes < lists.count / 3
+    if not filtered:
+        assert recall(made, images[60:120] + 1e-3) > 0.9
+        return
+    # Of queries in any direction, unlike those that recall was measured with.
+    assert recall(made, vectors(30, 5), "frame_id = 'f3'") == 1
+    assert recall(made, vectors(30, 5), "unique_id = 17") == 1
+    assert recall(made, vectors(30, 5), "frame_id IN ('f1', 'f2', 'f3', 'f4')") > 0.85
+    assert recall(made, images[60:120] + 1e-3, "frame_id != 'f3'") > 0.9
 
 
 COMPARISONS = st.one_of(
@@ -107,7 +151,9 @@ def test_all_lists_give_the_exact_answer_under_any_filter(
     index: Index, where: Filter, seed: int
 ) -> None:
     whole = Index.open(index.path)
-    whole.meta = dataclasses.replace(whole.meta, probes=N)
+    assert whole.meta.lists is not None
+    lists = dataclasses.replace(whole.meta.lists, probes=whole.meta.lists.count)
+    whole.meta = dataclasses.replace(whole.meta, lists=lists)
     query = vectors(1, seed)
     (exact,) = index.search(query, 5, where)
     (near,) = whole.search(query, 5, where, approximately=True)
@@ -134,4 +180,4 @@ def test_few_images_need_no_approximation(tmp_path: Path) -> None:
         made.add(vectors(20, 0), rows(20))
     with pytest.raises(HephError, match="20 images"):
         made.build_approximate(vectors(2, 1))
-    assert Index.open(tmp_path / "idx").meta.probes == 0
+    assert Index.open(tmp_path / "idx").meta.lists is None

@@ -75,6 +75,7 @@ def test_help_has_examples(capsys, command):
         ("simulate", "x", "--annotations", "a.zip", "--frames", "3"),
         ("simulate", "x", "--annotations", "a.zip", "--size", "300"),
         ("search", "x"),
+        ("search", "x", "mogi", "--data", "y"),
         ("dataset", "a"),
     ],
 )
@@ -156,6 +157,15 @@ def test_from_archive_to_answer(capsys, tmp_path):
     assert code == 0, err
     assert all(0 <= x < 96 for hit in json.loads(out) for x in hit["peak"])
     assert (tmp_path / "heat.png").read_bytes().startswith(b"\x89PNG")
+
+    code, out, err = call(
+        capsys, "search", tmp_path / "index", "sill", "--where", "frame_id = 'nowhere'", "--json",
+        "--sheet", tmp_path / "none.png",
+    )  # fmt: skip
+    assert code == 0, err
+    assert json.loads(out) == []
+    assert "no results" in err
+    assert not (tmp_path / "none.png").exists()
 
     for where, word in [("volcano = 'Etna'", "volcano"), ("frame_id = '1' OR", "character 18")]:
         code, out, err = call(capsys, "search", tmp_path / "index", "sill", "--where", where)

@@ -2,7 +2,9 @@
 
 import shutil
 
+import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -46,6 +48,78 @@ def test_a_query_is_read_as_facts(workplace):
     assert words.not_understood == ("gobbledygook",)
     assert plain.not_understood == ()
     assert [h.score for h in words.hits] == [h.score for h in plain.hits]
+
+
+def test_a_query_image_is_brought_to_the_scale_of_the_index(workplace, tmp_path):
+    y, x = np.mgrid[:96, :96]
+    coarse = np.angle(np.exp(1j * (0.08 * x + 0.1 * y))).astype(np.float32)
+    y, x = (np.mgrid[:288, :288] - 1) / 3
+    fine = np.angle(np.exp(1j * (0.08 * x + 0.1 * y))).astype(np.float32)
+    scores = []
+    for name, phase, spacing in (("coarse", coarse, 1 / 300), ("fine", fine, 1 / 900)):
+        tags = [(33550, "d", 3, (spacing, spacing, 0.0), True)]
+        tags += [(33922, "d", 6, (0, 0, 0, 15, 40, 0), True)]
+        tifffile.imwrite(tmp_path / f"{name}.tif", phase, extratags=tags)
+        found = search(workplace / "index", image=tmp_path / f"{name}.tif", k=8)
+        scores.append({hit.row["unique_id"]: hit.score for hit in found.hits})
+    assert scores[0] == pytest.approx(scores[1], abs=0.01)
+
+
+def test_names_that_repeat_over_folders_replace_nothing_unasked(workplace, tmp_path):
+    first, second = sorted((workplace / "archive").rglob("*.geo.diff.png"))[:2]
+    for folder, path in (("a", first), ("b", second)):
+        (tmp_path / folder).mkdir()
+        shutil.copy(path, tmp_path / folder / "20180101_20180113.geo.diff.png")
+    build_index(tmp_path / "a", tmp_path / "index", workplace / "model")
+    with pytest.raises(HephError, match=r"indexed from .*/a before, now from .*/b; .*--moved"):
+        build_index(tmp_path / "b", tmp_path / "index", workplace / "model")
+    assert (
+        Index.open(tmp_path / "index").search(np.ones((1, 24)), 2)[0][0].row["data"].endswith("a")
+    )
+    build_index(tmp_path / "b", tmp_path / "index", workplace / "model", moved=True)
+    assert len(Index.open(tmp_path / "index")) == 1
+
+
+def test_files_that_are_not_indexed_are_told(workplace, tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    path = next((workplace / "archive").rglob("*.geo.diff.png"))
+    shutil.copy(path, pictures / "20180101_20180113.geo.diff.png")
+    shutil.copy(path, pictures / "20180101_20180113.geo.unw.png")  # beside it, and of no interest
+    shutil.copy(path, pictures / "other.PNG")
+    np.save(pictures / "phase.npy", np.zeros((40, 40), np.float32))
+    report = build_index(pictures, tmp_path / "index", workplace / "model")
+    assert report["images"] == 2
+    (problem,) = report["problems"]
+    assert "phase.npy: .npy files are not indexed" in problem
+
+
+def test_a_small_index_needs_no_approximation(workplace, tmp_path):
+    report = build_index(
+        workplace / "dataset", tmp_path / "index", workplace / "model", approximate=True
+    )
+    assert report["images"] == 8
+    assert report["recall"] is None
+    with pytest.raises(HephError, match="not prepared for approximate search"):
+        search(tmp_path / "index", text="sill", approximately=True)
+
+
+def test_a_large_one_finds_by_text_what_exact_search_finds(workplace, tmp_path):
+    shutil.copytree(workplace / "index", tmp_path / "index")
+    store = Index.open(tmp_path / "index")
+    vectors = np.random.default_rng(0).standard_normal((1500, 24)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    with store:
+        store.add(vectors, [{"unique_id": 100 + i} for i in range(1500)])
+    report = build_index(
+        workplace / "dataset", tmp_path / "index", workplace / "model", approximate=True
+    )
+    assert report["recall"] >= 0.97
+    ask = {"text": "mogi on the right", "k": 10}
+    exact = search(tmp_path / "index", **ask)
+    near = search(tmp_path / "index", **ask, approximately=True)
+    same = {h.row["unique_id"] for h in exact.hits} & {h.row["unique_id"] for h in near.hits}
+    assert len(same) >= 8
 
 
 def test_words_without_any_fact_are_answered_and_listed(workplace):

@@ -119,7 +119,10 @@ def main(config: Config, resume: bool) -> None:
         raise HephError("loop.gradient_accumulation", what, "leave it at 1")
     accelerator = make_accelerator(config.accelerator)
     # Data
-    few, rest = few_and_rest(config.data)
+    few, rest, about = few_and_rest(config.data)
+    if "train" in about["splits"]:
+        what = f"warning: {config.data.group} is in the train split: a model that was trained on it"
+        accelerator.print(f"{what} knows it already, and 'before' is not held out")
 
     # Model: before the run folder exists, so that wrong layers leave none behind.
     retriever = Retriever.from_pretrained(config.init)
@@ -174,9 +177,8 @@ def main(config: Config, resume: bool) -> None:
     unfreeze_batch_norm_2d(adapted.encoder)
     run.save_model(adapted.save_pretrained)
     if run.is_main:
-        results: dict[str, Any] = {"group": config.data.group, "shots": len(few)}
-        results["scored"] = len(rest)
-        run.write_results(results | {"before": before, "after": suite_map(adapted, rest)})
+        scores = {"before": before, "after": suite_map(adapted, rest)}
+        run.write_results({"group": config.data.group, "shots": len(few), **about, **scores})
     accelerator.wait_for_everyone()
 
 
@@ -199,8 +201,19 @@ def with_updates(retriever: Retriever, config: LoraConfig) -> Any:
         raise HephError("lora.modules", f"{config.modules!r}: {reason}", fix) from error
 
 
-def few_and_rest(config: DataConfig) -> tuple[Any, Any]:
-    """The first images of the volcano group by their second date, and those that begin later."""
+def few_and_rest(config: DataConfig) -> tuple[Any, Any, dict[str, Any]]:
+    """The first images of the volcano group by their second date, and those that begin later.
+
+    Args:
+        config: Which.
+
+    Returns:
+        Rows to learn from, rows to be scored, and `splits` of the group, number of rows `scored`
+        and of those `between`, which begin before the last of the first ends and are not used.
+
+    Raises:
+        HephError: No such group, or too few images of it.
+    """
     parts = parquet.load(config.path, None)
     rows = datasets.concatenate_datasets(list(parts.values()))
     groups = rows["volcano_group"]
@@ -216,7 +229,10 @@ def few_and_rest(config: DataConfig) -> tuple[Any, Any]:
     if len(few) < config.shots or not rest:
         what = f"{config.group} has {len(mine)} images, {len(rest)} of them after the first "
         raise HephError("data.shots", what + f"{len(few)}", "choose fewer, so that some are scored")
-    return rows.select(few), rows.select(rest)
+    splits = [name for name, part in parts.items() if config.group in part["volcano_group"]]
+    between = len(mine) - len(few) - len(rest)
+    about = {"splits": splits, "scored": len(rest), "between": between}
+    return rows.select(few), rows.select(rest), about
 
 
 if __name__ == "__main__":

@@ -44,6 +44,10 @@ def index(
     approximate: Annotated[
         bool, typer.Option("--approximate", help="Prepare approximate search, for large indexes.")
     ] = False,
+    moved: Annotated[
+        bool,
+        typer.Option("--moved", help="Images indexed from another folder before are the same."),
+    ] = False,
     strict: Strict = False,
     as_json: Json = False,
 ) -> None:
@@ -62,6 +66,7 @@ def index(
             batch_size=batch_size,
             strict=strict,
             approximate=approximate,
+            moved=moved,
             progress=progress,
         )
     print_report({"index": str(index), **report}, as_json)
@@ -94,16 +99,18 @@ def search(
     """Find interferograms by text, or by another interferogram."""
     if (text is None) == (image is None):
         raise typer.BadParameter("give either a text or --image")
+    if data is not None and heatmap is None:
+        raise typer.BadParameter("--data is for --heatmap, which is not given")
     from heph_vl import search as searching
 
     with spinner("Searching"):
         found = searching.search(
             index,
+            model=model,
             text=text,
             image=image,
             k=k,
             where=where,
-            model=model,
             approximately=approximate,
             heat=heatmap is not None,
             data=data,
@@ -116,10 +123,12 @@ def search(
         say(f"no heat map: {problem}")
     title = text or str(image)
     for path, maps in ((sheet, ()), (heatmap, found.heat)):
-        if path is not None:
+        if path is not None and found.hits:
             from heph_vl.sheet import draw_hits
 
             draw_hits(found.hits, found.thumbnails, path, title=title, heat=maps)
+        elif path is not None:
+            say(f"no results: {path} is not written")
     if as_json:
         print_json([hit.to_json() | _peak(found, i) for i, hit in enumerate(found.hits)])
     else:

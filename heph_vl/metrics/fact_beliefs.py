@@ -23,7 +23,8 @@ _LEAST = 1e-4  # nothing is impossible: products stay comparable
 _LOW_IMPACT = 0.90  # of deforming images without atmosphere; this and the next: `from_labels`
 _SWATHS = 0.74
 _SILENT = 1e-3  # of 1,783 patterns 2 name no place, and none but earthquakes no intensity
-_PLACED = 0.9  # of the belief in a place goes to where the mask has something
+_PLACED = 0.9  # belief in a place where the mask has a pattern of the type
+_NEAR = 0.45  # and in one where it has a pattern of another type
 # How often each place is named of an effect that a caption with deformation tells: of 458 with
 # noise, 533 with stratification, 978 with turbulence. Order of REGIONS.
 _OF_DEFORMING = {
@@ -42,14 +43,17 @@ class Beliefs:
         regions: Of each region of an area effect, given the effect.
         types: Of a pattern of each type, `unspecified` meaning any.
         levels: Of each intensity, given a pattern.
-        places: Of each region, given a pattern.
+        places: Of a region, given a pattern of a type; where the mask shows none of that type
+            there, `elsewhere`.
+        elsewhere: See `places`.
     """
 
     scene: Mapping[Atom, float]
     regions: Mapping[str, Mapping[str, float]]
     types: Mapping[str, float]
     levels: Mapping[str, float]
-    places: Mapping[str, float]
+    places: Mapping[tuple[str, str], float]
+    elsewhere: float
 
 
 def beliefs(labels: Mapping[str, Any], mask: npt.NDArray[np.uint8] | None = None) -> Beliefs:
@@ -97,18 +101,17 @@ def beliefs(labels: Mapping[str, Any], mask: npt.NDArray[np.uint8] | None = None
         {kind: labels["activity_types"][kind] for kind in ACTIVITY_TYPES}
         | {"unspecified": deforms},
         {level: labels["intensities"][level] for level in INTENSITIES},
-        _places(mask),
+        *_places(mask),
     )
 
 
-def _places(mask: npt.NDArray[np.uint8] | None) -> dict[str, float]:
+def _places(mask: npt.NDArray[np.uint8] | None) -> tuple[dict[tuple[str, str], float], float]:
     found = () if mask is None else facts_from_labels({"deformation": 1.0}, mask).patterns
-    named = [region for pattern in found for region in pattern.regions]
-    spread = (1 - _PLACED if named else 1) / len(REGIONS)
-    return {
-        region: spread + (_PLACED * named.count(region) / len(named) if named else 0)
-        for region in REGIONS
-    }
+    named = {(kind, r) for p in found for r in p.regions for kind in (p.type, "unspecified")}
+    # A mask may have the place right and the type wrong, as labels of the whole image know better.
+    near = {(kind, r) for _, r in named for kind in ACTIVITY_TYPES} - named
+    elsewhere = (1 - _PLACED if named else 1) / len(REGIONS)
+    return {place: _PLACED for place in named} | {place: _NEAR for place in near}, elsewhere
 
 
 def log_probability(facts: CaptionFacts, image: Beliefs, *, exactly: bool) -> float:
@@ -135,7 +138,8 @@ def log_probability(facts: CaptionFacts, image: Beliefs, *, exactly: bool) -> fl
             factors.append(1 - p)
     for pattern in facts.patterns:
         factors.append(image.types[pattern.type])
-        factors += [image.places[region] for region in pattern.regions]
+        for region in pattern.regions:
+            factors.append(image.places.get((pattern.type, region), image.elsewhere))
         if pattern.intensity is not None:
             factors.append(image.levels[pattern.intensity])
         elif exactly and pattern.type != "earthquake":

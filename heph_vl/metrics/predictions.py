@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import zipfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,15 +99,19 @@ def read_gallery(rows: Any) -> Gallery:
     return Gallery(*(columns[name] for name in _COLUMNS))
 
 
-def read_predictions(path: Path, gallery: Gallery) -> Embeddings:
+def read_predictions(
+    path: Path, gallery: Gallery, excused: Callable[[int], str | None] = lambda position: None
+) -> Embeddings:
     """Anyone's embeddings, checked and put into the gallery's order.
 
     Args:
         path: A .npz as the module describes it.
         gallery: The images that must be there; others are ignored.
+        excused: Why the image at a position of the gallery, which has no embedding, cannot be
+            read by anyone; None if it can.
 
     Returns:
-        Embeddings of the whole gallery and of all queries.
+        Embeddings of the readable gallery and of all queries.
 
     Raises:
         HephError: If an array is missing, of a wrong shape or type, not finite or repeated, or
@@ -132,12 +136,19 @@ def read_predictions(path: Path, gallery: Gallery) -> Embeddings:
     if images.shape[1] != vectors.shape[1]:
         what = f"length {images.shape[1]}, text_embeddings {vectors.shape[1]}"
         raise HephError(f"{path}: image_embeddings", what, "give both in one space")
-    position = _positions(path, "unique_ids", ids.tolist(), gallery.unique_ids, "image")
+    given = set(ids.tolist())
+    absent = [i for i, key in enumerate(gallery.unique_ids) if key not in given]
+    # Where most are missing the file is of another split: no need to look at each image.
+    reasons = {i: excused(i) for i in absent} if len(absent) <= len(gallery.unique_ids) / 2 else {}
+    unreadable = {i: reason for i, reason in reasons.items() if reason is not None}
+    kept = [i for i in range(len(gallery.unique_ids)) if i not in unreadable]
+    asked = [gallery.unique_ids[i] for i in kept]
+    position = _positions(path, "unique_ids", ids.tolist(), asked, "image")
     spaced = [" ".join(text.split()) for text in texts.tolist()]
     wanted_texts = query_texts(gallery.captions)
     text_position = _positions(path, "texts", spaced, wanted_texts, "query")
     return Embeddings(
-        list(range(len(gallery.unique_ids))),
+        kept,
         images[position].astype(np.float32),
         dict(zip(wanted_texts, vectors[text_position].astype(np.float32), strict=True)),
         {
@@ -145,7 +156,7 @@ def read_predictions(path: Path, gallery: Gallery) -> Embeddings:
             "ignored_images": len(ids) - len(position),
             "ignored_texts": len(spaced) - len(text_position),
         },
-        [],
+        list(unreadable.values()),
     )
 
 

@@ -10,9 +10,10 @@ The contrastive losses, and which text is true of which image, are in `contrasti
 """
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -170,8 +171,10 @@ class Retriever(nn.Module):
 
     @property
     def model_id(self) -> str:
-        """Sha256 of all weights and of the tokenizer: two models with one id embed alike."""
+        """Sha256 of weights, sizes and tokenizer: two models with one id embed alike."""
+        sizes = replace(self.config.encoder, pretrained=None), self.config.text
         parts = [
+            json.dumps([asdict(part) for part in sizes], sort_keys=True),
             weights.state_sha256(self.encoder.state_dict()),
             weights.state_sha256(self._own_state()),
             self.tokenizer.backend_tokenizer.to_str() if self.tokenizer is not None else "",

@@ -1,11 +1,14 @@
 """Anyone's models embedded for the benchmark: open_clip, transformers, timm; random weights."""
 
+import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from eval.embed_with import load_embedder, main, pictures, prototypes
 from eval.evaluate import main as evaluate
@@ -92,7 +95,11 @@ def test_timm_asks_by_training_images(root: Path, tmp_path: Path) -> None:
 def test_pictures_are_white_without_data_and_come_in_order(root: Path) -> None:
     embedder = load_embedder("timm:test_resnet", "random", "cpu")
     rows = load(root / "dataset", "test")
-    batches = list(pictures(rows, 3))
+    problems: list[Any] = []
+    found_batches = list(pictures(rows, 3, problems))
+    assert [i for positions, _ in found_batches for i in positions] == [0, 1, 2, 3]
+    assert problems == []
+    batches = [batch for _, batch in found_batches]
     assert [len(batch) for batch in batches] == [3, 1]
     for row, picture in zip(rows, [p for batch in batches for p in batch], strict=True):
         rgba = np.array(row["image"].convert("RGBA"))
@@ -102,9 +109,51 @@ def test_pictures_are_white_without_data_and_come_in_order(root: Path) -> None:
         np.testing.assert_array_equal(found[~empty], rgba[~empty][:, :3])
     one = embedder.images([batches[0][1]])[0]
     np.testing.assert_allclose(embedder.images(batches[0])[1], one, atol=1e-5)
-    wide = batches[0][0].resize((128, 64))
-    squashed = embedder.images([wide.resize((224, 224), 3)])
-    assert np.abs(embedder.images([wide]) - squashed).max() < 0.1  # nothing is cropped
+
+
+@pytest.mark.parametrize("kind", ["timm", "transformers", "open_clip"])
+def test_nothing_is_cropped(clip_folder: Path, open_clip_model: str, kind: str) -> None:
+    names = {"timm": "test_resnet", "transformers": clip_folder, "open_clip": open_clip_model}
+    embedder = load_embedder(f"{kind}:{names[kind]}", "random", "cpu")
+    wide = Image.new("RGB", (256, 64), "white")
+    bordered = wide.copy()
+    bordered.paste("black", (0, 0, 60, 64))  # a crop of the middle would not see it
+    one, other = embedder.images([wide, bordered])
+    assert np.abs(one - other).max() > 1e-3
+
+
+def test_images_that_none_can_read_are_left_out_by_all(root: Path, tmp_path: Path) -> None:
+    """A broken and an empty image: listed, excused by the scorer, and not in our gallery either."""
+    import datasets
+
+    from heph_vl.models.text import load_tokenizer
+    from tests import tiny_retriever
+
+    parts = datasets.load_dataset("parquet", data_dir=str(root / "dataset" / "data"))
+    shutil.copytree(root / "dataset", tmp_path / "dataset")
+    rows = parts["test"].cast_column("image", datasets.Image(decode=False)).to_list()
+    rows[0]["image"]["bytes"] = rows[0]["image"]["bytes"][:200]
+    buffer = io.BytesIO()
+    Image.new("RGBA", (64, 64), (0, 0, 0, 0)).save(buffer, "PNG")
+    rows[1]["image"]["bytes"] = buffer.getvalue()
+    (path,) = (tmp_path / "dataset" / "data").glob("test*.parquet")
+    features = parts["test"].features
+    datasets.Dataset.from_list(rows, features=features).to_parquet(path)
+    manifest = tmp_path / "dataset" / "heph_vl.json"
+    entries = json.loads(manifest.read_text())
+    entries["files"][f"data/{path.name}"] = path.stat().st_size
+    manifest.write_text(json.dumps(entries))
+    found = scored(tmp_path, "timm:test_resnet", tmp_path / "mine.npz")
+    assert found["suites"]["captions"]["num_candidates"] == len(rows) - 2
+    assert len(found["split"]["unreadable"]) == 2
+    tokenizer = load_tokenizer(root / "tokenizer")
+    model = tiny_retriever.make(tokenizer, text=tiny_retriever.LONG_TEXT)
+    model.save_pretrained(tmp_path / "model")
+    words = ["--data", str(tmp_path / "dataset"), "--model", str(tmp_path / "model")]
+    assert evaluate([*words, "--out", str(tmp_path / "ours.json")]) == 0
+    ours = json.loads((tmp_path / "ours.json").read_text())
+    assert ours["suites"]["captions"]["num_candidates"] == len(rows) - 2
+    assert ours["split"]["sha256"] == found["split"]["sha256"]
 
 
 def test_a_prototype_is_the_mean_of_what_answers() -> None:

@@ -51,6 +51,7 @@ def test_a_retriever_is_scored_beside_chance(root: Path, tmp_path: Path, capsys:
     assert run(root, "--split", "train", "--json", "--sheet", str(sheet), "--pictures", "2") == 0
     results = json.loads(capsys.readouterr().out)
     assert results["images"] > 0
+    assert results["left_out"] == []
     for name in POINTERS:
         assert 0 <= results["pointers"][name]["value"] <= 1
     assert 0 < results["pointers"]["random cell"]["value"] < 1

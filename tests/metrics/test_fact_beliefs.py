@@ -33,11 +33,25 @@ def test_a_pattern_is_its_type_its_intensity_and_its_place() -> None:
     sill = labels(0.95, activity_types="sill", intensities="high")
     seen, placeless = beliefs(sill, mask), beliefs(sill)
     text = "High intensity sill-type deformation on the top-left."
-    place = 0.9 + 0.1 / 11
-    assert probability(text, seen) == pytest.approx(0.9 * 0.9 * place)
+    # The mask calls it Mogi, the labels of the image a sill.
+    assert probability(text, seen) == pytest.approx(0.9 * 0.9 * 0.45)
     assert probability(text, placeless) == pytest.approx(0.9 * 0.9 / 11)
     assert probability(text.replace("top-left", "right"), seen) < 0.02
     assert probability(text.replace("sill", "mogi"), seen) < 0.05
+
+
+def test_a_mask_tells_which_type_is_where_and_a_second_pattern_takes_nothing_away() -> None:
+    both = labels(0.95, intensities="low")
+    both["activity_types"] |= {"mogi": 0.9, "sill": 0.9}
+    one, right, wrong = (np.zeros((90, 90), np.uint8) for _ in range(3))
+    one[40:50, 5:25] = right[40:50, 5:25] = 1
+    right[40:50, 65:85] = 3
+    wrong[40:50, 5:25], wrong[40:50, 65:85] = 3, 1
+    seen, swapped = beliefs(both, right), beliefs(both, wrong)
+    asked = "Mogi-type deformation on the left."
+    assert probability(asked, seen) == probability(asked, beliefs(both, one))
+    assert probability(asked, seen) == 2 * probability(asked, swapped)
+    assert probability("Deformation on the left.", seen) == pytest.approx(0.95 * 0.9)
 
 
 def test_exactly_is_less_than_entailed() -> None:

@@ -66,6 +66,8 @@ def test_only_the_updates_learn(root, group, tmp_path):
     folder = tmp_path / "adapted" / "adapted"
     results = json.loads((folder / "results.json").read_text())
     assert results["shots"] == 4
+    assert results["splits"]
+    assert results["scored"] > 0
     assert results["before"].keys() == results["after"].keys()
     assert "captions" in results["after"]
     before = Retriever.from_pretrained(root / "start").state_dict()
@@ -82,8 +84,13 @@ def test_only_the_updates_learn(root, group, tmp_path):
 
 def test_few_come_before_rest(root, group):
     config = recipe.DataConfig(path=str(root / "dataset"), group=group, shots=4)
-    few, rest = recipe.few_and_rest(config)
+    few, rest, about = recipe.few_and_rest(config)
     assert len(few) == 4
+    everything = sum(
+        part["volcano_group"].count(group) for part in load(root / "dataset", None).values()
+    )
+    assert about["scored"] == len(rest)
+    assert about["between"] == everything - len(few) - len(rest) >= 0
     assert set(few["volcano_group"]) | set(rest["volcano_group"]) == {group}
     assert max(map(str, few["secondary_date"])) < min(map(str, rest["primary_date"]))
 
