@@ -98,7 +98,7 @@ def measure_approximate(rows: int, source: Source) -> None:
     queries, asked = source.draw(100, rng), source.draw(50, rng)
     filters = {
         "all": None,
-        "one in 20": "frame_id IN ('frame 3', 'frame 7')",
+        "one in 10": "frame_id IN ('frame 3', 'frame 7')",
         "one in 20, alike": "frame_id IN ('side 3', 'side 15')",
         "one in 1,000": f"unique_id < {rows // 1000}",
     }

@@ -25,7 +25,9 @@ class Backbone(nn.Module):
         options: More arguments of `timm.create_model`.
         tile_size: t [px], for models that are made for one size (ViT, Swin).
         norm: What stands where the model has batch norms; other norms stay.
-        pretrained: A .safetensors file of timm's weights of that model.
+        pretrained: A .safetensors file of timm's weights of that model, or `hub`: from the Hugging
+            Face Hub, where timm keeps them, those of open_clip's image towers among them
+            (`vit_base_patch16_clip_224.openai`).
 
     Raises:
         HephError: If there is no such model, it has no features at stride 16, or the weights are
@@ -127,7 +129,7 @@ def pooled_backbone(name: str, options: Mapping[str, Any]) -> tuple[Any, int]:
 def _with_weights(name: str, options: dict[str, Any], pretrained: str | None) -> Any:
     if pretrained is None:
         return timm.create_model(name, **options)
-    path = Path(pretrained)
+    path = _hub_file(name) if pretrained == "hub" else Path(pretrained)
     where = f"encoder.pretrained: {path}"
     fix = f"give the path of timm's weights of {name} as a .safetensors file"
     if path.suffix != ".safetensors" or not path.is_file():
@@ -147,6 +149,22 @@ def _with_weights(name: str, options: dict[str, Any], pretrained: str | None) ->
     if sum(n for n, found in sizes if found) < 0.9 * sum(n for n, _ in sizes):
         raise HephError(where, f"these are no weights of {name}: other names", fix)
     return model
+
+
+def _hub_file(name: str) -> Path:
+    """Timm's weights of a model on the Hub, as a file here; never pickled ones."""
+    from huggingface_hub import hf_hub_download
+
+    known = timm.get_pretrained_cfg(name)
+    if known is None or not known.hf_hub_id:
+        fix = "name one with a tag, such as resnet18.a1_in1k"
+        raise HephError("encoder.pretrained: hub", f"timm has no weights of {name} there", fix)
+    try:
+        return Path(hf_hub_download(known.hf_hub_id, "model.safetensors"))
+    except Exception as error:  # network, hub and cache have no common class
+        reason = " ".join(str(error).split())[:200]
+        fix = f"check the network, or give the path of {known.hf_hub_id}'s model.safetensors"
+        raise HephError("encoder.pretrained: hub", reason, fix) from error
 
 
 def _fingerprint(tensor: Tensor) -> tuple[tuple[int, ...], float]:

@@ -36,7 +36,7 @@ class EncoderConfig:
 
     backbone: str = "resnet18"  # any timm model with features at stride 16
     backbone_options: dict[str, Any] = field(default_factory=dict)  # of timm.create_model
-    pretrained: str | None = None  # a .safetensors file of timm weights of the backbone
+    pretrained: str | None = None  # a .safetensors file of timm weights of the backbone, or: hub
     # Batch norms learn faster; with group norms in their place each image is seen for itself, so
     # that training by several processes equals training by one, to rounding.
     norm: Literal["batch", "group"] = "batch"

@@ -284,6 +284,27 @@ def test_pretrained_weights_come_from_a_local_file(tmp_path: Path) -> None:
     assert Encoder.from_pretrained(tmp_path / "saved").config.pretrained is None
 
 
+def test_pretrained_weights_come_from_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From its cache, as laid out by a download: there is no network here."""
+    torch.manual_seed(5)
+    source = timm.create_model("test_resnet")
+    repository = tmp_path / "models--timm--test_resnet.r160_in1k"
+    snapshot = repository / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("a" * 40)
+    safetensors.torch.save_file(source.state_dict(), snapshot / "model.safetensors")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    encoder = make(pretrained="hub")
+    assert torch.equal(encoder.backbone.model.conv1[0].weight, source.conv1[0].weight)
+    (snapshot / "model.safetensors").unlink()
+    with pytest.raises(HephError, match=r"encoder\.pretrained: hub") as caught:
+        make(pretrained="hub")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
