@@ -51,6 +51,8 @@ class RetrieverConfig:
     # entailment: many positives; diagonal: CLIP's, each its own text; sigmoid: entailment in pairs,
     # as SigLIP's; soft: shares by similarity of facts.
     loss: Literal["entailment", "diagonal", "sigmoid", "soft"] = "entailment"
+    # With n training records of the same facts an image weighs n^-power, a text n^power.
+    count_power: float = 0.5
     saliency_weight: float = 1.0
 
 
@@ -267,7 +269,7 @@ def retriever_loss(
     else:
         texts = distinct_texts(text_scene, text_patterns, has_text)
         positives = entails(text_scene[texts], text_patterns[texts], scene, patterns).T
-        weighting = fact_count**-0.5, text_count[texts] ** 0.5
+        weighting = fact_count**-config.count_power, text_count[texts] ** config.count_power
     scale = out["logit_scale"]
     if config.loss == "sigmoid":
         bias = out["logit_bias"]

@@ -53,6 +53,16 @@ def test_the_recipes_loss_puts_its_parts_together() -> None:
     assert "saliency" not in others
 
 
+def test_without_weights_all_texts_and_images_count_alike() -> None:
+    batch = make_batch([0, 1, 0, 5, len(FACTS) - 1, 1])
+    flat, _ = retriever_loss(make(count_power=0.0), batch)
+    weighted, _ = retriever_loss(make(), batch)
+    batch |= {name: torch.ones_like(batch[name]) for name in ("fact_count", "text_count")}
+    alike, _ = retriever_loss(make(), batch)
+    torch.testing.assert_close(flat, alike)
+    assert abs(float(flat - weighted)) > 1e-4
+
+
 def test_an_empty_text_is_not_there() -> None:
     model, batch = make(), make_batch([0, 1, 2, 3])
     drop_text(batch, 2)
