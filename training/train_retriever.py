@@ -29,7 +29,7 @@ from heph_vl.errors import HephError
 from heph_vl.files import new_folder
 from heph_vl.loop import EMA, LoopConfig, fit, make_optimizer
 from heph_vl.models.retriever import Retriever, RetrieverConfig, retriever_loss
-from heph_vl.models.text import load_tokenizer, tokenize, train_tokenizer
+from heph_vl.models.text import load_tokenizer, save_tokenizer, tokenize, train_tokenizer
 from heph_vl.run import AcceleratorConfig, Run, launch, make_accelerator
 from heph_vl.validate import suite_map
 
@@ -72,6 +72,12 @@ class InitConfig:
 
     path: str | None = None
     sha256: str | None = None  # of the encoder's weights, to be sure which
+    whole: bool = False  # of a saved retriever take all: go on learning, on other data or loss
+
+    def __post_init__(self) -> None:
+        if self.whole and (self.path is None or self.sha256 is not None):
+            fix = "give init.path a saved retriever, and leave sha256 out: it knows its encoder's"
+            raise HephError("init.whole", f"path {self.path}, sha256 {self.sha256}", fix)
 
 
 @dataclass(frozen=True)
@@ -118,6 +124,7 @@ def main(config: Config, resume: bool) -> None:
     parts = [parquet.load(path, "train") for path in (config.data.path, *config.data.more)]
     rows = parquet.join(parts)
     validation = parquet.load(config.data.path, "val")
+    start = Retriever.from_pretrained(str(config.init.path)) if config.init.whole else None
     run = Run.start(
         accelerator,
         config,
@@ -153,8 +160,11 @@ def main(config: Config, resume: bool) -> None:
     with accelerator.main_process_first():
         if not tokenizer_folder.is_dir():
             with new_folder(tokenizer_folder) as folder:
-                texts = tokenizer_texts(rows["caption"])
-                train_tokenizer(texts, folder, config.model.text.vocab_size)
+                if start is not None:
+                    save_tokenizer(start.tokenizer, folder)
+                else:
+                    texts = tokenizer_texts(rows["caption"])
+                    train_tokenizer(texts, folder, config.model.text.vocab_size)
     tokenizer = load_tokenizer(tokenizer_folder)
     tokenize_texts = partial(tokenize, tokenizer, context_length=config.model.text.context_length)
     loader = DataLoader(
@@ -167,7 +177,9 @@ def main(config: Config, resume: bool) -> None:
 
     # Model
     model = Retriever(config.model, tokenizer)
-    if config.init.path is not None:
+    if start is not None:
+        model.fill_from(start, str(config.init.path))
+    elif config.init.path is not None:
         model.encoder.fill_from(config.init.path, config.init.sha256)
     facts = [captions.encode(captions.parse(text)) for text in rows["caption"]]
     model.weigh_facts(*(torch.from_numpy(np.stack(part)) for part in zip(*facts, strict=True)))

@@ -33,7 +33,13 @@ from heph_vl.models.contrastive import (
     sigmoid_loss,
     soft_loss,
 )
-from heph_vl.models.encoder import Encoder, EncoderConfig, balanced_mean, saliency_terms
+from heph_vl.models.encoder import (
+    Encoder,
+    EncoderConfig,
+    balanced_mean,
+    check_alike,
+    saliency_terms,
+)
 from heph_vl.models.explain import relevance
 from heph_vl.models.gather import gather_rows
 from heph_vl.models.text import TextConfig, TextTower, load_tokenizer, save_tokenizer, tokenize
@@ -96,6 +102,24 @@ class Retriever(nn.Module):
         """
         number = (fact_counts(scene_atoms, patterns) > 0).sum(0)
         self.fact_weights.copy_(torch.log1p(len(scene_atoms) / number.clamp(min=0.5)))
+
+    def fill_from(self, other: "Retriever", where: str) -> None:
+        """Take all weights of another retriever.
+
+        Args:
+            other: Made like this one, up to its loss.
+            where: It was saved, for messages.
+
+        Raises:
+            HephError: It was made otherwise.
+        """
+        check_alike(other.config.encoder, self.config.encoder, where)
+        for name in ("text", "dim"):
+            theirs, ours = getattr(other.config, name), getattr(self.config, name)
+            if theirs != ours:
+                what = f"the saved retriever's {name} is {theirs}, the config's {ours}"
+                raise HephError(where, what, f"set model.{name} to that")
+        weights.fill(self, other.state_dict(), Path(where))
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """All that the loss needs of the model, under the names of the methods below."""

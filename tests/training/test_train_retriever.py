@@ -172,6 +172,34 @@ def test_it_starts_from_a_saved_encoder_and_joins_datasets(finished, dataset, tm
             torch.testing.assert_close(two[name], tensor, rtol=0, atol=1e-6)
 
 
+def test_a_saved_retriever_goes_on_whole(finished, dataset, tmp_path):
+    words = ["--init.path", str(finished / "model"), "--init.whole", "true"]
+    words += ["--loop.steps", "1", "--loop.warmup_steps", "0", "--optimizer.lr", "1e-9"]
+    assert train(dataset, tmp_path, *words, "--model.loss", "diagonal") == 0
+    one, two = (
+        Retriever.from_pretrained(folder)
+        for folder in (finished / "model", tmp_path / "retriever" / "tiny" / "model")
+    )
+    texts = ["a sill on the left", "no deformation"]
+    torch.testing.assert_close(one.embed_texts(texts), two.embed_texts(texts), rtol=0, atol=1e-5)
+    assert two.config.loss == "diagonal"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--init.whole", "true"], "give init.path a saved retriever"),
+        (["--model.text.heads", "2"], "the saved retriever's text is TextConfig("),
+        (["--model.loss", "sigmoid"], "logit_bias"),
+    ],
+)
+def test_another_kind_of_retriever_does_not_go_on(finished, dataset, tmp_path, capsys, words, told):
+    start = ["--init.path", str(finished / "model"), "--init.whole", "true"]
+    start = start if "--model" in words[0] else []
+    assert train(dataset, tmp_path, *start, *words) == 1
+    assert told in capsys.readouterr().err.strip().splitlines()[-1]
+
+
 def test_a_share_is_one(dataset, tmp_path, capsys):
     assert train(dataset, tmp_path, "--data.group_power", "2") == 1
     assert "data.more_share, group_power: 0.5, 2.0; numbers from 0 to 1" in capsys.readouterr().err
