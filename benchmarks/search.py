@@ -67,7 +67,7 @@ class Source:
         self.mean, self.root = np.zeros(dim, np.float32), np.eye(dim, dtype=np.float32)
         if like is not None:
             index = Index.open(like)
-            vectors = index.sample(len(index))[0]
+            vectors = index.sample(len(index))
             self.mean = vectors.mean(0)
             values, axes = np.linalg.eigh(np.cov(vectors.T))
             self.root = (np.sqrt(values.clip(0))[:, None] * axes.T).astype(np.float32)

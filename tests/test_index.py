@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -83,9 +83,18 @@ def test_a_filter_limits_the_results(index: Index) -> None:
         index.search(unit_vectors(1), k=3, where="thumbnail = 'x'")
 
 
-@settings(max_examples=30, deadline=None)
+@pytest.mark.parametrize("at_once", [1 << 24, 1])  # all images, or 256, at once
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(n=st.integers(1, 900), k=st.integers(1, 20), q=st.integers(1, 3), seed=st.integers(0, 99))
-def test_nearest_equals_a_plain_stable_sort(n: int, k: int, q: int, seed: int) -> None:
+def test_nearest_equals_a_plain_stable_sort(
+    at_once: int, n: int, k: int, q: int, seed: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("heph_vl.nearest._SCORES_AT_ONCE", at_once)
+        compare_with_a_plain_sort(n, k, q, seed)
+
+
+def compare_with_a_plain_sort(n: int, k: int, q: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     # Few distinct integer vectors: many exact ties, scores exact in float32.
     images = rng.integers(-2, 3, (n, 3)).astype(np.float32)
