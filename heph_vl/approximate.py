@@ -91,7 +91,7 @@ def search(table: Any, query: Vectors, k: int, where: str | None, lists: Lists) 
     """
     import pyarrow as pa
 
-    found = _near(table, query, k, where, lists)[:k]
+    found = near(table, query, k, where, lists)[:k]
     scores = dict(zip(found["_rowid"].to_pylist(), found["_distance"].to_pylist(), strict=True))
     rows = table.take_row_ids(list(scores)).select([*COLUMNS]).with_row_id().to_arrow()
     rounded = [round(1 - scores[i], SCORE_DECIMALS) for i in rows["_rowid"].to_pylist()]
@@ -100,7 +100,19 @@ def search(table: Any, query: Vectors, k: int, where: str | None, lists: Lists) 
     return rows.sort_by(keys)
 
 
-def _near(table: Any, query: Vectors, k: int, where: str | None, lists: Lists) -> Any:
+def near(table: Any, query: Vectors, k: int, where: str | None, lists: Lists) -> Any:
+    """`_rowid` and `_distance` = 1 - score of at least the k best images, best first.
+
+    Args:
+        table: As for `search`, like the rest.
+        query: (D,) float32.
+        k: How many, fewer if fewer pass the filter.
+        where: A filter in SQL, or None.
+        lists: Of `build`.
+
+    Returns:
+        Arrow table.
+    """
     if where is None:
         return _ask(table, query, k, None, lists.probes)
     probes = min(lists.count, _FILTERED_PROBES * lists.probes)
