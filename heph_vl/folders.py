@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from heph_vl.data.images import read_png
 from heph_vl.errors import HephError
-from heph_vl.index_rows import image_id_of
+from heph_vl.index_rows import ID_COLUMNS, image_id_of
 
 Row = dict[str, Any]
 
@@ -93,8 +93,8 @@ class _Dataset:
         return row
 
     def ids(self) -> list[str]:
-        named = self._rows.remove_columns(["image", "coherence"])
-        return [image_id_of(row) for row in named]
+        there = [name for name in ID_COLUMNS if name in self._rows.column_names]
+        return [image_id_of(row) for row in self._rows.select_columns(there)]
 
 
 class _Archive:

@@ -40,6 +40,8 @@ COLUMNS: dict[str, Kind] = {
     "source": "text",
     "data": "text",  # folder of dataset, archive or files that the image came from
 }
+# What tells an image: a name, else place and dates together.
+ID_COLUMNS = ("image_id", "patch", "unique_id", "frame_id", "primary_date", "secondary_date")
 THUMBNAIL_SIDE = 192  # px: several results fit beside one another, fringes are still seen
 
 
@@ -103,10 +105,10 @@ def image_id_of(row: Mapping[str, Any]) -> str:
     Raises:
         HephError: If the row has none of them.
     """
-    for name in ("image_id", "patch", "unique_id"):
+    for name in ID_COLUMNS[:3]:
         if row.get(name) is not None:
             return str(row[name])
-    if any(row.get(name) is None for name in ("frame_id", "primary_date", "secondary_date")):
+    if any(row.get(name) is None for name in ID_COLUMNS[3:]):
         raise HephError("index", "an image without unique_id and image_id", "give each image an id")
     return f"{row['frame_id']}_{_pair(row)}"  # an unlabeled image has only place and dates
 

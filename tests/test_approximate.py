@@ -80,6 +80,15 @@ def test_images_that_find_themselves_do_not_count(tmp_path: Path) -> None:
     assert recall(made, vectors(100, 3)) > 0.9
 
 
+def test_copies_alone_are_nothing_to_miss(tmp_path: Path) -> None:
+    copies = np.repeat(vectors(N // 40, 0), 40, axis=0)
+    with Index.create(tmp_path / "idx", MODEL, dim=DIM) as made:
+        made.add(copies, rows(N))
+    assert made.build_approximate(copies[:50]) == 1
+    assert made.meta.lists is not None
+    assert made.meta.lists.probes == 1
+
+
 @pytest.mark.parametrize("filtered", [False, True])
 def test_a_filter_that_keeps_what_lies_elsewhere_loses_nothing(
     tmp_path: Path, filtered: bool

@@ -58,7 +58,8 @@ class RetrieverConfig:
     # as SigLIP's; soft: shares by similarity of facts.
     loss: Literal["entailment", "diagonal", "sigmoid", "soft"] = "entailment"
     # With n training records of the same facts an image weighs n^-power, a text n^power. 0.5, meant
-    # to keep rare images and frequent texts in balance, loses on every suite of the ablation.
+    # to keep rare images and frequent texts in balance, gains entailment nothing on any suite and
+    # costs it image to text (eval/LOG.md, 2026-11-28).
     count_power: float = 0.0
     saliency_weight: float = 1.0
 

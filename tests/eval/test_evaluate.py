@@ -1,5 +1,6 @@
 """eval/evaluate.py: our model and anyone's predictions go one way, and bad files are told."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -136,6 +137,8 @@ def test_heads_are_put_beside_a_retriever(
     assert run(root, tmp_path / "mine.npz", "--heads", str(file)) == 0
     assert "- heads" in capsys.readouterr().out
     results = json.loads((tmp_path / "mine.results.json").read_text())
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert results["heads"] == {"path": str(file), "sha256": sha256}
     for suite in results["suites"].values():
         compared = suite["metrics"]["mAP"]
         assert compared["chance"] <= compared["heads_facts"] <= compared["true_facts"] + 1e-9

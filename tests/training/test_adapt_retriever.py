@@ -133,3 +133,11 @@ def test_the_config_is_read_and_has_its_header():
     assert all(line.startswith("# ") for line in header)
     assert header[2].startswith("# Expected:")
     assert header[3].startswith("# Smoke:")
+
+
+def test_a_group_that_the_start_may_have_learnt_is_warned_of(root, tmp_path, capsys):
+    groups = load(root / "dataset", "train")["volcano_group"]
+    known = max(sorted(set(groups)), key=groups.count)
+    words = ["--data.shots", "2", "--data.batch_size", "2", "--loop.steps", "1"]
+    assert adapt(root, known, tmp_path, *words) == 0
+    assert f"{known} is in the train split" in capsys.readouterr().out
