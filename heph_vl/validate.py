@@ -8,18 +8,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from heph_vl.caption import NUM_SAMPLES, Captioned, caption_rows
 from heph_vl.data.labels import LABELS, SOFTMAX
 from heph_vl.data.samples import read_row, whole
 from heph_vl.data.transforms import collate, encoded
 from heph_vl.embed import embed_images
 from heph_vl.errors import HephError
+from heph_vl.metrics.caption_facts import count_facts
 from heph_vl.metrics.classification import auroc, average_precision
 from heph_vl.metrics.fact_queries import build_suites
 from heph_vl.metrics.retrieval import retrieval_metrics
 from heph_vl.models.calibration import fit_classes, fit_labels
+from heph_vl.models.captioner import Captioner
+from heph_vl.models.consensus import choose
 from heph_vl.models.heads import Heads
 from heph_vl.models.prediction import Calibration
 
+FALSE_ALARMS = 0.01  # most of a captioner on images without deformation
 BINS = 100  # thresholds of the probability of deformation in a pixel
 _LEVELS = 256  # of that probability if the image deforms
 
@@ -150,3 +155,64 @@ class Looked:
         """Images of each activity type, so that a mean says what it is a mean of."""
         counts = self.truth["activity_types"].sum(0).tolist()
         return dict(zip(LABELS["activity_types"], counts, strict=True))
+
+
+def caption_facts(model: Captioner, rows: Any) -> dict[str, float]:
+    """How good a captioner's answers are over whole images.
+
+    Args:
+        model: With its tokenizer, in any mode.
+        rows: Dataset rows; those that cannot be read are left out.
+
+    Returns:
+        `fact_f1`, `deformation_f1`, `exact` and the number of `distinct` captions, `hallucination`
+        (share of images without deformation that are given one) and `miss` (of those with, given none).
+
+    Raises:
+        HephError: No row could be read.
+    """
+    found = caption_rows(model, rows)
+    return _caption_scores(found, rows, [answer.text for answer in found.answers])
+
+
+def fit_threshold(model: Captioner, rows: Any) -> dict[str, float]:
+    """Set the threshold of a captioner, by whole images that it has not learnt from.
+
+    Args:
+        model: Its threshold becomes the lowest at which at most `FALSE_ALARMS` of the images
+            without deformation are given one, and no image's share lies on it.
+        rows: Dataset rows.
+
+    Returns:
+        The `threshold`, and what `caption_facts` gives with it.
+
+    Raises:
+        HephError: No row could be read.
+    """
+    model.threshold = 0.5
+    found = caption_rows(model, rows)
+    kinds = rows["activity_types"]
+    still = sorted(
+        answer.deformation
+        for position, answer in zip(found.positions, found.answers, strict=True)
+        if not kinds[position]
+    )
+    allowed = int(FALSE_ALARMS * len(still))
+    highest = still[-1 - allowed] if len(still) > allowed else 0.0  # must not reach the threshold
+    model.threshold = min(1.0, highest + 0.5 / NUM_SAMPLES)
+    texts = [choose(answer.samples, model.threshold).text for answer in found.answers]
+    return {"threshold": model.threshold} | _caption_scores(found, rows, texts)
+
+
+def _caption_scores(found: Captioned, rows: Any, texts: list[str]) -> dict[str, float]:
+    kinds, references = rows["activity_types"], rows["caption"]
+    deforms = np.array([bool(kinds[i]) for i in found.positions])
+    counts = count_facts([references[i] for i in found.positions], texts)
+    return {
+        "fact_f1": counts.f1(),
+        "deformation_f1": counts.f1("deformation"),
+        "exact": float(counts.exact.mean()),
+        "distinct": float(len(set(texts))),
+        "hallucination": float(counts.told[~deforms].mean()) if not deforms.all() else math.nan,
+        "miss": float((~counts.told[deforms]).mean()) if deforms.any() else math.nan,
+    }

@@ -10,7 +10,7 @@ import heph_vl  # noqa: F401 - first: it tells libgomp not to spin, before torch
 
 # isort: split
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
@@ -21,7 +21,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from heph_vl.data import captions, parquet
-from heph_vl.data.captions import CaptionFacts, Pattern
 from heph_vl.data.labels import row_labels, sampling_weights
 from heph_vl.data.sampling import StepSampler
 from heph_vl.data.transforms import TrainingSet, TransformConfig, collate
@@ -163,7 +162,7 @@ def main(config: Config, resume: bool) -> None:
                 if start is not None:
                     save_tokenizer(start.tokenizer, folder)
                 else:
-                    texts = tokenizer_texts(rows["caption"])
+                    texts = [*rows["caption"], *captions.fact_texts()]
                     train_tokenizer(texts, folder, config.model.text.vocab_size)
     tokenizer = load_tokenizer(tokenizer_folder)
     tokenize_texts = partial(tokenize, tokenizer, context_length=config.model.text.context_length)
@@ -211,18 +210,6 @@ def main(config: Config, resume: bool) -> None:
     if run.is_main:
         run.write_results({"split": "val", **measure()})
     accelerator.wait_for_everyone()
-
-
-def tokenizer_texts(texts: Sequence[str]) -> list[str]:
-    """The captions, and a text for each fact, so that none is unknown to the tokenizer."""
-    scenes = [CaptionFacts(frozenset([atom])) for atom in captions.SCENE_ATOMS]
-    patterns = [
-        CaptionFacts(patterns=(Pattern(kind, intensity, frozenset([region])),))
-        for kind in captions.PATTERN_TYPES
-        for intensity in captions.INTENSITIES
-        for region in captions.REGIONS
-    ]
-    return [*texts, *map(captions.compose, scenes + patterns)]
 
 
 if __name__ == "__main__":

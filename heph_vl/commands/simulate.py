@@ -30,6 +30,9 @@ def simulate_patches(
     pairs_per_place: Annotated[
         int, typer.Option(help="Patches of one place, of pairs of its 8 dates.")
     ] = 8,
+    icy: Annotated[
+        bool, typer.Option("--icy", help="Every place has an ice cap that flows.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Same seed, same patches.")] = 0,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes; one for each core if not given.")
@@ -44,7 +47,7 @@ def simulate_patches(
     from heph_vl.simulate.patchset import write_patches
     from heph_vl.simulate.stream import StreamConfig
 
-    config = StreamConfig(seed=seed, split=split, pairs_per_place=pairs_per_place)
+    config = StreamConfig(seed=seed, split=split, pairs_per_place=pairs_per_place, icy=icy)
     count = workers or len(os.sched_getaffinity(0))
     with progress_bar("Simulating") as progress:
         report = write_patches(out, number, config, workers=count, progress=progress)

@@ -298,9 +298,7 @@ class Heads(nn.Module):
         entries = weights.read_config(folder, "heads")
         where = str(folder / weights.CONFIG)
         config = weights.config_from_dict(HeadsConfig, entries["config"], f"{where}: config")
-        encoder = entries.get("encoder")
-        if not isinstance(encoder, dict) or {"path", "sha256"} - encoder.keys():
-            raise HephError(where, "the entry encoder: {path, sha256} is missing", "save it again")
+        encoder = weights.part(entries, "encoder", ("path", "sha256"), where)
         heads = cls(config)
         heads.calibration = weights.config_from_dict(
             Calibration, entries.get("calibration"), f"{where}: calibration"

@@ -245,9 +245,7 @@ class Retriever(nn.Module):
         entries = weights.read_config(folder, "retriever")
         where = str(folder / weights.CONFIG)
         config = weights.config_from_dict(RetrieverConfig, entries["config"], f"{where}: config")
-        encoder = entries.get("encoder")
-        if not isinstance(encoder, dict) or {"path", "sha256"} - encoder.keys():
-            raise HephError(where, "the entry encoder: {path, sha256} is missing", "save it again")
+        encoder = weights.part(entries, "encoder", ("path", "sha256"), where)
         words = entries.get("tokenizer")  # models of before 2026-11-28 do not say which
         sha256 = words.get("sha256") if isinstance(words, dict) else None
         retriever = cls(config, load_tokenizer(folder / "tokenizer", sha256=sha256))

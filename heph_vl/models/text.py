@@ -7,6 +7,7 @@ be written; ids 0 unk, 1 bos, 2 eos, 3 pad), which transformers and open_clip lo
 import hashlib
 import io
 import json
+import re
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -222,6 +223,19 @@ def tokenize(tokenizer: Any, texts: Sequence[str], context_length: int) -> dict[
     padded = [tokens + [PAD_ID] * (length - len(tokens)) for tokens in ids]
     mask = [[1] * len(tokens) + [0] * (length - len(tokens)) for tokens in ids]
     return {"input_ids": torch.tensor(padded), "attention_mask": torch.tensor(mask)}
+
+
+def sentence_case(text: str) -> str:
+    """A text in lower case as it is written: sentences begin with a capital letter.
+
+    Args:
+        text: As a decoder of lower-case pieces says it; "sill - type" is written "sill-type".
+
+    Returns:
+        The same words.
+    """
+    text = re.sub(r"(?<=\w) ?- ?(?=\w)", "-", _normalise(text))
+    return re.sub(r"(^|[.!?] )([a-z])", lambda m: m[1] + m[2].upper(), text)
 
 
 def _normalise(text: str) -> str:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -102,6 +102,28 @@ def read_config(folder: str | Path, model: str) -> dict[str, Any]:
     if not isinstance(entries.get("config"), dict) or "weights_sha256" not in entries:
         raise HephError(str(path), "the entry config or weights_sha256 is missing", _AGAIN)
     return dict(entries)
+
+
+def part(entries: Mapping[str, Any], name: str, keys: Sequence[str], where: str) -> dict[str, Any]:
+    """An entry of `config.json` that names a part of the model.
+
+    Args:
+        entries: Of `read_config`.
+        name: Of the entry.
+        keys: That it must have.
+        where: The file, for the message.
+
+    Returns:
+        The entry.
+
+    Raises:
+        HephError: It is missing or lacks a key.
+    """
+    found = entries.get(name)
+    if not isinstance(found, dict) or set(keys) - found.keys():
+        what = f"the entry {name}: {{{', '.join(keys)}}} is missing"
+        raise HephError(where, what, "save it again")
+    return found
 
 
 def read_weights(folder: str | Path, sha256: str) -> dict[str, Tensor]:

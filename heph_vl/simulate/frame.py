@@ -159,6 +159,7 @@ def draw_frame(
     *,
     dem: str | None = None,
     kinds: tuple[str, ...] = (),
+    icy: bool = False,
 ) -> Frame:
     """The frame of this name under this seed.
 
@@ -169,16 +170,17 @@ def draw_frame(
         seed: Seed of the whole simulation.
         dem: File or folder of real elevation to take a window of.
         kinds: Types of the sources; drawn when none.
+        icy: Whether it gets an ice cap that flows; else some of those with snow have glaciers.
 
     Returns:
         The same frame for the same arguments, on any worker.
     """
-    place = draw_place(Site(frame_id, (size, size)), seed, dem)
+    place = draw_place(Site(frame_id, (size, size), icy=icy), seed, dem)
     calendar = _draw_dates(dates, seeded(seed, frame_id, "dates"))
     days = [float((day - calendar[0]).days) for day in calendar]
     sources = _draw_sources(place, days, kinds, seeded(seed, frame_id, "sources"))
-    icy = uniform(0.0, 1.0, seeded(seed, frame_id, "ice")) < ICY
-    return Frame(place, seed, calendar, sources, icy and bool(place.terrain.snow.any()))
+    flows = icy or uniform(0.0, 1.0, seeded(seed, frame_id, "ice")) < ICY
+    return Frame(place, seed, calendar, sources, flows and bool(place.terrain.snow.any()))
 
 
 @lru_cache(maxsize=2)

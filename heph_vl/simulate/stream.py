@@ -47,6 +47,7 @@ class StreamConfig:
     pairs_per_place: int = 28  # patches of one place, one after another: all pairs of 8 dates
     dates: int = 8  # acquisitions of each place
     deforming: float = 0.6  # share of pairs in which something moves
+    icy: bool = False  # every place has an ice cap that flows; else few have glaciers
     palette: str = "new"
     transform: TransformConfig = field(default_factory=TransformConfig)  # texts and coherence only
 
@@ -182,7 +183,7 @@ class SimulatedPatches(Dataset[dict[str, Any]]):
             key = hashlib.sha256(repr((config.seed, "place", number)).encode()).digest()
             seed = int.from_bytes(key[:4], "big")
             frame_id = self._frames[number % len(self._frames)]
-            frame = draw_frame(frame_id, _DRAWN, config.dates, seed)
+            frame = draw_frame(frame_id, _DRAWN, config.dates, seed, icy=config.icy)
             g = seeded(config.seed, "pairs", number)
             pairs = choose_pairs(frame, config.pairs_per_place, config.deforming, g)
             order = torch.randperm(len(pairs), generator=g).tolist()

@@ -86,6 +86,15 @@ def test_places_are_of_the_split():
     assert {splits.FRAMES[name].split for name in patches._frames} == {"test"}
 
 
+def test_icy_places_have_glaciers():
+    said = []
+    for seed in range(3):
+        patches = SimulatedPatches(StreamConfig(seed=seed, pairs_per_place=2, dates=4, icy=True))
+        assert patches._place(0)[0].icy
+        said += [("glacier_fringes",) in patches.draw(number).facts.scene for number in range(2)]
+    assert sum(said) >= 3  # coherence may be too low to see it
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -28,7 +28,7 @@ from heph_vl.data.captions.facts import (
     mirror,
 )
 from heph_vl.data.captions.parser import parse
-from heph_vl.data.captions.writer import compose
+from heph_vl.data.captions.writer import compose, fact_texts
 
 __all__ = [
     "CELLS",
@@ -46,6 +46,7 @@ __all__ = [
     "drop_facts",
     "encode",
     "entails",
+    "fact_texts",
     "mirror",
     "parse",
     "region_box",

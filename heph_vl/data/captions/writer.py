@@ -11,7 +11,15 @@ from typing import TypeVar
 
 import numpy as np
 
-from heph_vl.data.captions.facts import CaptionFacts, Pattern, sort_regions
+from heph_vl.data.captions.facts import (
+    INTENSITIES,
+    PATTERN_TYPES,
+    REGIONS,
+    SCENE_ATOMS,
+    CaptionFacts,
+    Pattern,
+    sort_regions,
+)
 
 T = TypeVar("T")
 _Block = Callable[[bool], str]  # told whether it opens the caption
@@ -90,6 +98,18 @@ def compose(facts: CaptionFacts, rng: np.random.Generator | None = None) -> str:
             say(*sentences)
     blocks = voice.shuffle(blocks)
     return " ".join(block(i == 0) for i, block in enumerate(blocks))
+
+
+def fact_texts() -> list[str]:
+    """A canonical text for each fact alone, so that a tokenizer knows a word for each."""
+    scenes = [CaptionFacts(frozenset([atom])) for atom in SCENE_ATOMS]
+    patterns = [
+        CaptionFacts(patterns=(Pattern(kind, intensity, frozenset([region])),))
+        for kind in PATTERN_TYPES
+        for intensity in INTENSITIES
+        for region in REGIONS
+    ]
+    return [compose(facts) for facts in scenes + patterns]
 
 
 class _Voice:
