@@ -1,4 +1,4 @@
-"""Score a retriever, or labels and masks, ours or anyone's, on a split, beside their baselines.
+"""Score a retriever, a captioner, or labels and masks, ours or anyone's, beside their baselines.
 
     python eval/evaluate.py --data DATASET --split test --model runs/retriever/tiny/model
     python eval/evaluate.py --data DATASET --split test --write-queries queries.json
@@ -11,14 +11,19 @@ embed. Its predictions are a .npz of four arrays, rows in any order:
     text_embeddings  (Q, E) float    texts      (Q,) str
 
 Scores are cosines, rounded to six decimals; closer ones are ties. Metrics, suites and baselines
-are those of `heph_vl.metrics.benchmark`. `--heads predictions.jsonl` puts beside them what labels
-and masks find (heads -> facts -> retrieval).
+are those of `heph_vl.metrics.benchmark`.
 
     python eval/evaluate.py --data DATASET --split test --model runs/heads/tiny/model
     python eval/evaluate.py --data DATASET --split test --predictions predictions.jsonl
 
 Labels and masks are a .jsonl as `heph_vl.metrics.label_predictions` describes it, with masks beside
 it; `--write-predictions DIR` keeps those of our heads. Thresholds come with the predictions.
+
+    python eval/evaluate.py --data DATASET --split test --model runs/captioner/tiny/model
+    python eval/evaluate.py --data DATASET --split test --predictions captions.jsonl
+
+Captions are a .jsonl as `heph_vl.metrics.caption_predictions` describes it. `--heads
+predictions.jsonl` puts beside a retriever or captions what labels and masks find or say.
 """
 
 import argparse
@@ -27,10 +32,7 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -38,165 +40,32 @@ from typing import Any
 
 import numpy as np
 
+from eval.evaluate_retrieval import (
+    embed_with_model,
+    read_beliefs,
+    retrieval_tables,
+    score_embeddings,
+)
 from heph_vl import __version__
 from heph_vl.errors import HephError
 from heph_vl.files import write_text, writing
-from heph_vl.metrics.benchmark import Settings, query_texts, score_retrieval
-from heph_vl.metrics.fact_beliefs import Beliefs, beliefs
-from heph_vl.metrics.predictions import Embeddings, Gallery, read_gallery, read_predictions
+from heph_vl.metrics.benchmark import Settings, query_texts
+from heph_vl.metrics.predictions import read_gallery, read_predictions
 
-SHOWN = ("hit@1", "hit@5", "hit@10", "recall@10", "median_rank", "mAP", "nDCG@10")
-
-
-def embed_with_model(
-    retriever: Any,
-    rows: Any,
-    gallery: Gallery,
-    batch_size: int,
-    progress: Callable[[int, int], None],
-) -> Embeddings:
-    """Embeddings by a saved retriever.
-
-    Args:
-        retriever: A `models.retriever.Retriever`.
-        rows: The dataset split.
-        gallery: Its columns.
-        batch_size: Images at once.
-        progress: Called with images done and of all.
-
-    Returns:
-        Embeddings of the images that could be read, and of the queries that they leave.
-    """
-    from heph_vl.embed import embed_images
-
-    embedded = embed_images(retriever, rows, batch_size=batch_size, progress=progress)
-    texts = query_texts(gallery.take(embedded.positions).captions)
-    vectors = retriever.embed_texts(texts).cpu().numpy()
-    return Embeddings(
-        embedded.positions,
-        embedded.vectors,
-        dict(zip(texts, vectors, strict=True)),
-        {"model_id": retriever.model_id},
-        [str(problem) for problem in embedded.problems],
-    )
-
-
-def read_beliefs(
-    path: Path, rows: Any, positions: Sequence[int]
-) -> tuple[list[Beliefs], dict[str, Any]]:
-    """What labels and masks make probable of images.
-
-    Args:
-        path: `predictions.jsonl`, with all tasks.
-        rows: The dataset split.
-        positions: Of the images that are asked for.
-
-    Returns:
-        One for each position; and path and sha256 of the file.
-
-    Raises:
-        HephError: An image or a task is missing, or the file or a mask is broken.
-    """
-    from heph_vl.data.labels import LABELS
-    from heph_vl.metrics.label_predictions import read_label_predictions, read_labels, read_mask
-
-    labels, wanted = read_labels(rows), set(positions)
-    others = {uid: "not asked" for i, uid in enumerate(labels.unique_ids) if i not in wanted}
-    found = read_label_predictions(path, labels, others)
-    missing = [task for task in found.about["not_predicted"] if task != "volcano_phase"]
-    if missing or found.masks is None:
-        raise HephError(str(path), f"no {missing[0]}", "give labels of all tasks, and masks")
-    said = []
-    for i, mask in enumerate(found.masks):
-        image: dict[str, Any] = {
-            task: dict(zip(LABELS[task], map(float, values[i]), strict=True))
-            for task, values in found.probabilities.items()
-        }
-        deformation = float(found.probabilities["deformation"][i, 0])
-        said.append(beliefs(image | {"deformation": deformation}, read_mask(mask)))
-    return said, {"path": str(path), "sha256": found.about["predictions_sha256"]}
-
-
-def evaluate(
-    gallery: Gallery,
-    embeddings: Embeddings,
-    settings: Settings,
-    *,
-    split: str,
-    source: Path,
-    heads: Sequence[Beliefs] | None = None,
-) -> dict[str, Any]:
-    """Everything that `results.json` holds.
-
-    Args:
-        gallery: The whole split.
-        embeddings: Of its readable images and all queries.
-        settings: Seeds and numbers of draws.
-        split: Name of the split.
-        source: The model's folder or the predictions.
-        heads: What labels and masks say of each readable image, to be compared with.
-
-    Returns:
-        JSON-ready values; what does not exist (no query in a group) is None.
-    """
-    readable = gallery.take(embeddings.positions)
-    started = time.perf_counter()
-    suites = score_retrieval(
-        embeddings.images, embeddings.texts, readable.captions, readable.groups, settings, heads
-    )
-    return _finished(
-        {
-            "task": "retrieval",
-            "embeddings": str(source),
-            **embeddings.about,
-            "split": {
-                "name": split,
-                "sha256": gallery.sha256,
-                "images": len(gallery.unique_ids),
-                "groups": len(set(gallery.groups)),
-                "sources": dict(Counter(gallery.sources)),
-                "unreadable": embeddings.unreadable,
-            },
-            "suites": suites,
-            "settings": asdict(settings),
-            "scoring_seconds": round(time.perf_counter() - started, 2),
-        }
-    )
+Progress = Callable[[int, int], None]
 
 
 def tables(results: dict[str, Any]) -> list[Any]:
-    """One rich table for each suite, or those of labels.
-
-    Args:
-        results: Of `evaluate`, or of labels and masks.
-
-    Returns:
-        Tables: metrics down, the model and its baselines across.
-    """
-    from rich.box import SIMPLE
-    from rich.table import Table
-
+    """Rich tables of results of any task."""
     if results["task"] == "labels":
         from eval.evaluate_labels import label_tables
 
         return label_tables(results)
-    found = []
-    for name, suite in results["suites"].items():
-        title = f"{name}: {suite['num_queries']} queries, {suite['num_candidates']} candidates"
-        table = Table(
-            title=title, title_justify="left", title_style="bold", box=SIMPLE, pad_edge=False
-        )
-        heads = ("heads", "- heads", "95 %") if "heads_facts" in suite["metrics"]["mAP"] else ()
-        plain = ("", "model", "95 %", "chance", "shuffled", "true facts", "- shuffled", "95 %")
-        for heading in plain + heads:
-            table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
-        for metric in SHOWN:
-            if metric in suite["metrics"]:
-                table.add_row(metric, *_cells(metric, suite["metrics"][metric]))
-        if suite["metrics"]["mAP"]["model"]["interval"] is None:
-            table.caption = f"{suite['num_groups']} volcano groups: too few for intervals"
-        found.append(table)
-    return found
+    if results["task"] == "captions":
+        from eval.evaluate_captions import caption_tables
+
+        return caption_tables(results)
+    return retrieval_tables(results)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -214,31 +83,70 @@ def _run(options: argparse.Namespace) -> None:
     from heph_vl.data.hephaestus import load
 
     rows = load(options.data, options.split)
-    labels = _is_of_labels(options)
-    if options.write_predictions is not None and not (labels and options.model):
-        fix = "use it with --model and saved heads"
-        raise HephError("--write-predictions", "nothing to write", fix)
-    if options.heads is not None and (labels or options.write_queries is not None):
-        fix = "use it with a retriever or its embeddings"
-        raise HephError("--heads", "nothing to compare with", fix)
+    if options.write_queries is not None:
+        _refuse(options, "queries", ("write_predictions", "heads"))
+        _write_queries(options, rows)
+        return
+    kind = _kind(options)
+    keeps = kind != "retrieval" and options.model is not None
+    _refuse(options, kind, () if keeps else ("write_predictions",))
+    if kind == "labels":
+        _refuse(options, kind, ("heads",))
     if options.model is not None:
         out = options.out or options.model.parent / f"results.{options.split}.json"
-    elif options.predictions is not None:
+    else:
         out = options.out or options.predictions.with_suffix(".results.json")
-    if labels:
-        _report(_labels(options, rows), out, options)
-        return
+    score = {"retrieval": _retrieval, "labels": _labels, "captions": _captions}[kind]
+    _report(_finished(score(options, rows)), out, options)
+
+
+def _refuse(options: argparse.Namespace, kind: str, names: Sequence[str]) -> None:
+    """Options that would have no effect are errors."""
+    fixes = {
+        "write_predictions": (
+            "nothing to write",
+            "use it with --model and saved heads or captioner",
+        ),
+        "heads": ("nothing to compare with", "use it with a retriever or captions, or their files"),
+    }
+    for name in names:
+        if getattr(options, name) is not None:
+            raise HephError(f"--{name.replace('_', '-')}", *fixes[name])
+
+
+def _kind(options: argparse.Namespace) -> str:
+    """What is scored: retrieval, labels or captions."""
+    if options.predictions is not None:
+        if options.predictions.suffix != ".jsonl":
+            return "retrieval"
+        with contextlib.suppress(OSError, ValueError), options.predictions.open() as file:
+            for line in file:
+                if isinstance(values := json.loads(line), dict) and "unique_id" in values:
+                    return "captions" if "caption" in values else "labels"
+        return "labels"  # its reader says what is wrong
+    try:
+        entries = json.loads((options.model / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return "retrieval"  # the retriever's reader says what is wrong
+    model = entries.get("model") if isinstance(entries, dict) else None
+    return {"heads": "labels", "captioner": "captions"}.get(str(model), "retrieval")
+
+
+def _write_queries(options: argparse.Namespace, rows: Any) -> None:
     gallery = read_gallery(rows)
-    if options.write_queries is not None:
-        queries = {
-            "split": options.split,
-            "sha256": gallery.sha256,
-            "texts": query_texts(gallery.captions),
-            "unique_ids": gallery.unique_ids,
-        }
-        with writing(options.write_queries):
-            write_text(options.write_queries, json.dumps(queries, indent=1) + "\n")
-        return
+    queries = {
+        "split": options.split,
+        "sha256": gallery.sha256,
+        "texts": query_texts(gallery.captions),
+        "unique_ids": gallery.unique_ids,
+    }
+    with writing(options.write_queries):
+        write_text(options.write_queries, json.dumps(queries, indent=1) + "\n")
+
+
+def _retrieval(options: argparse.Namespace, rows: Any) -> dict[str, Any]:
+    """Results of a retriever, or of a .npz of embeddings."""
+    gallery = read_gallery(rows)
     if options.model is not None:
         from heph_vl.embed import on_best_device
         from heph_vl.models.retriever import Retriever
@@ -254,8 +162,9 @@ def _run(options: argparse.Namespace) -> None:
         embeddings.about["heads"] = source_of_heads
     settings = Settings(options.seed, options.shuffles, options.draws)
     source = options.model or options.predictions
-    found = evaluate(gallery, embeddings, settings, split=options.split, source=source, heads=heads)
-    _report(found, out, options)
+    return score_embeddings(
+        gallery, embeddings, settings, split=options.split, source=source, heads=heads
+    )
 
 
 def _why_unreadable(rows: Any, position: int) -> str | None:
@@ -267,19 +176,6 @@ def _why_unreadable(rows: Any, position: int) -> str | None:
     except HephError as problem:
         return str(problem)
     return None
-
-
-def _is_of_labels(options: argparse.Namespace) -> bool:
-    """Whether the model is one of heads, or the predictions are of labels."""
-    if options.predictions is not None:
-        return bool(options.predictions.suffix == ".jsonl")
-    if options.model is None:
-        return False
-    try:
-        entries = json.loads((options.model / "config.json").read_bytes())
-    except (OSError, ValueError):
-        return False  # the retriever's reader says what is wrong
-    return isinstance(entries, dict) and entries.get("model") == "heads"
 
 
 def _labels(options: argparse.Namespace, rows: Any) -> dict[str, Any]:
@@ -306,7 +202,7 @@ def _labels(options: argparse.Namespace, rows: Any) -> dict[str, Any]:
                 rows, labels, found, settings, split=options.split, train=train, progress=progress
             )
     source = options.model or options.predictions
-    return _finished({"predictions": str(source), **scored})
+    return {"predictions": str(source), **scored}
 
 
 def _predicted(model: Path, rows: Any, labels: Any, folder: Path) -> Any:
@@ -320,6 +216,55 @@ def _predicted(model: Path, rows: Any, labels: Any, folder: Path) -> Any:
     heads.to("cuda" if torch.cuda.is_available() else "cpu")
     with _progress("Predicting", len(rows)) as progress:
         return predict_with_heads(heads, rows, labels, folder, progress)
+
+
+def _captions(options: argparse.Namespace, rows: Any) -> dict[str, Any]:
+    """Results of a captioner, or of a .jsonl of captions."""
+    from eval.evaluate_captions import (
+        CaptionSettings,
+        commonest,
+        heads_captions,
+        neighbour_captions,
+        predict_captions,
+        score_captions,
+    )
+    from heph_vl.data.hephaestus import load
+    from heph_vl.metrics.caption_predictions import read_caption_predictions
+
+    gallery = read_gallery(rows)
+    train = load(options.data, "train")  # its commonest caption is the constant one
+    others: dict[str, Sequence[str]] = {}
+    if options.model is not None:
+        from heph_vl.caption import look_at_rows
+        from heph_vl.embed import on_best_device
+        from heph_vl.models.captioner import Captioner
+
+        captioner = on_best_device(Captioner.from_pretrained(options.model))
+        with _progress("Captioning", len(rows)) as progress:
+            found, pooled = predict_captions(
+                captioner,
+                rows,
+                gallery,
+                options.write_predictions,
+                progress,
+                num_samples=options.samples,
+                num_beams=options.beams,
+            )
+        with _progress("Looking at training images", len(train)) as progress:
+            positions, seen = look_at_rows(captioner, train, progress=progress)
+        texts = [train["caption"][i] for i in positions]
+        others["neighbour"] = neighbour_captions(pooled, seen, texts)
+    else:
+        unreadable = partial(_why_unreadable, rows)
+        found = read_caption_predictions(options.predictions, gallery, unreadable)
+    others["constant"] = [commonest(train["caption"])] * len(found.texts)
+    if options.heads is not None:
+        others["heads"], found.about["heads"] = heads_captions(options.heads, rows, found.positions)
+    source = options.model or options.predictions
+    deforms = [bool(kinds) for kinds in rows["activity_types"]]
+    settings = CaptionSettings(options.seed, options.draws)
+    scored = score_captions(gallery, found, deforms, others, settings, split=options.split)
+    return {"predictions": str(source), **scored}
 
 
 @contextlib.contextmanager
@@ -364,23 +309,30 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, required=True, help="folder of `heph-vl dataset`")
     parser.add_argument("--split", default="test", help="train, val or test (default: test)")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--model", type=Path, help="folder of a saved retriever, or of heads")
+    what.add_argument("--model", type=Path, help="folder of a saved retriever, heads or captioner")
     what.add_argument(
-        "--predictions", type=Path, help="anyone's embeddings, .npz, or labels and masks, .jsonl"
+        "--predictions",
+        type=Path,
+        help="anyone's embeddings, .npz, or labels and masks, or captions, .jsonl",
     )
     what.add_argument("--write-queries", type=Path, help="write what must be embedded, and stop")
     parser.add_argument(
-        "--write-predictions", type=Path, metavar="DIR", help="keep labels and masks of the heads"
+        "--write-predictions",
+        type=Path,
+        metavar="DIR",
+        help="keep labels and masks of the heads, or captions",
     )
     parser.add_argument(
         "--heads",
         type=Path,
         metavar="FILE",
-        help="labels and masks, .jsonl, that a retriever is compared with",
+        help="labels and masks, .jsonl, that a retriever or captions are compared with",
     )
     parser.add_argument("--out", type=Path, help="default: beside model or predictions")
     parser.add_argument("--json", action="store_true", dest="as_json", help="print results as JSON")
     parser.add_argument("--batch-size", type=_positive, default=8, help="images at once")
+    parser.add_argument("--beams", type=int, default=0, help="of captions; 0: agreement of samples")
+    parser.add_argument("--samples", type=_positive, default=32, help="texts drawn for a caption")
     parser.add_argument("--seed", type=int, default=0, help="of shuffles and draws")
     parser.add_argument("--shuffles", type=_positive, default=5, help="permutations of the images")
     parser.add_argument("--draws", type=_positive, default=2000, help="resamples of the groups")
@@ -392,37 +344,6 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not at least 1")
     return value
-
-
-def _cells(metric: str, compared: dict[str, Any]) -> list[str]:
-    digits = 1 if metric == "median_rank" else 3
-    model, gain = compared["model"], compared["minus_shuffled"]
-    numbers = [compared[name] for name in ("chance", "shuffled", "true_facts")]
-    cells = [
-        _number(model["value"], digits),
-        _interval(model["interval"], digits),
-        *(_number(number, digits) for number in numbers),
-        _number(gain["value"], digits, signed=True),
-        _interval(gain["interval"], digits, signed=True),
-    ]
-    if "heads_facts" in compared:
-        gain = compared["minus_heads_facts"]
-        cells += [
-            _number(compared["heads_facts"], digits),
-            _number(gain["value"], digits, signed=True),
-            _interval(gain["interval"], digits, signed=True),
-        ]
-    return cells
-
-
-def _number(value: float | None, digits: int, *, signed: bool = False) -> str:
-    return "-" if value is None else f"{value:{'+' if signed else ''}.{digits}f}"
-
-
-def _interval(interval: list[float] | None, digits: int, *, signed: bool = False) -> str:
-    if interval is None:
-        return "-"
-    return " to ".join(_number(edge, digits, signed=signed) for edge in interval)
 
 
 def _finished(results: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from heph_vl.errors import HephError
 
 if TYPE_CHECKING:
-    from heph_vl.models.captioner import Captioner
+    from heph_vl.detect import Picture
+    from heph_vl.models.captioner import Captioner, Memory
     from heph_vl.models.consensus import Answer
 
 NUM_SAMPLES = 32  # texts drawn of an image: a share is known to 0.09 at worst (one standard error)
@@ -57,45 +58,137 @@ def caption_rows(
     Raises:
         HephError: If no row could be read.
     """
-    from heph_vl.embed import encoded_images, read_image
-
-    images = encoded_images(rows)
-    positions, answers, problems = [], [], []
-    pooled = []
-    for position in range(len(images)):
-        try:
-            pixels, valid = read_image(images[position], position)
-        except HephError as problem:
-            problems.append(problem)
-        else:
-            answer, seen = _answer(model, pixels, valid, num_samples, num_beams)
-            positions.append(position)
-            answers.append(answer)
-            pooled.append(seen)
-        progress(position + 1, len(images))
+    positions, answers, pooled, problems = [], [], [], []
+    for position, memory in _memories(model, rows, progress):
+        if isinstance(memory, HephError):
+            problems.append(memory)
+            continue
+        (answer,) = model.answer(memory, num_samples=num_samples, num_beams=num_beams)
+        positions.append(position)
+        answers.append(answer)
+        pooled.append(memory.pooled[0].float().cpu().numpy())
     if not positions:
         first = f", the first because {problems[0].what}" if problems else ""
-        raise HephError(
-            "images", f"none of {len(images)} could be read{first}", "check the dataset"
-        )
+        raise HephError("images", f"none of {len(rows)} could be read{first}", "check the dataset")
     return Captioned(positions, answers, np.stack(pooled), problems)
 
 
-def _answer(
-    model: "Captioner",
-    pixels: npt.NDArray[np.float32],
-    valid: npt.NDArray[np.bool_],
-    num_samples: int,
-    num_beams: int,
-) -> tuple["Answer", npt.NDArray[np.float32]]:
-    """The answer for one image, and what the encoder saw (D,)."""
+def look_at_rows(
+    model: "Captioner", rows: Any, *, progress: Callable[[int, int], None]
+) -> tuple[list[int], npt.NDArray[np.float32]]:
+    """What the encoder sees of whole images, without a word.
+
+    Args:
+        model: The captioner.
+        rows: As for `embed.embed_batches`.
+        progress: Called with the number of rows done and of all.
+
+    Returns:
+        Positions of the n rows that could be read, and (n, D) float32.
+
+    Raises:
+        HephError: If no row could be read.
+    """
+    positions, pooled = [], []
+    for position, memory in _memories(model, rows, progress):
+        if not isinstance(memory, HephError):
+            positions.append(position)
+            pooled.append(memory.pooled[0].float().cpu().numpy())
+    if not positions:
+        raise HephError("images", f"none of {len(rows)} could be read", "check the dataset")
+    return positions, np.stack(pooled)
+
+
+def _memories(
+    model: "Captioner", rows: Any, progress: Callable[[int, int], None]
+) -> "Iterator[tuple[int, Memory | HephError]]":
+    """What the captioner remembers of each row, nothing varied, or why it cannot be read."""
     import torch
 
+    from heph_vl.embed import encoded_images, read_image
+
+    images = encoded_images(rows)
     was_training = model.training
     model.eval()
     try:
-        memory = model.look(torch.from_numpy(pixels)[None], torch.from_numpy(valid)[None])
-        (answer,) = model.answer(memory, num_samples=num_samples, num_beams=num_beams)
+        for position in range(len(images)):
+            try:
+                pixels, valid = read_image(images[position], position)
+            except HephError as problem:
+                yield position, problem
+            else:
+                yield (
+                    position,
+                    model.look(torch.from_numpy(pixels)[None], torch.from_numpy(valid)[None]),
+                )
+            progress(position + 1, len(images))
     finally:
         model.train(was_training)
-    return answer, memory.pooled[0].float().cpu().numpy()
+
+
+def caption_files(
+    paths: Sequence[Path],
+    model: Path,
+    *,
+    num_samples: int = NUM_SAMPLES,
+    num_beams: int = 0,
+    explain: Path | None = None,
+) -> "Iterator[tuple[Answer, str | None] | HephError]":
+    """What is said of each file.
+
+    Args:
+        paths: LiCSAR PNGs, GeoTIFFs of wrapped phase, or numpy phase; frames or patches.
+        model: Folder of the captioner.
+        num_samples: See `Captioner.answer`.
+        num_beams: Likewise.
+        explain: Folder for `<stem>.explain.png`, where each sentence comes from; none if not given.
+
+    Yields:
+        For each file its answer and the path of that picture, or the error that kept it out.
+
+    Raises:
+        HephError: The model cannot be loaded, or two files would write one name.
+    """
+    import torch
+
+    from heph_vl.detect import check_names, read_picture, stem_of
+    from heph_vl.embed import on_best_device
+    from heph_vl.models.captioner import Captioner
+
+    captioner = on_best_device(Captioner.from_pretrained(model))
+    if explain is not None:
+        check_names(paths, explain)
+    for path in paths:
+        try:
+            picture = read_picture(path)
+            pixels, valid = torch.from_numpy(picture.channels), torch.from_numpy(picture.valid)
+            memory = captioner.look(pixels[None], valid[None])
+            (answer,) = captioner.answer(memory, num_samples=num_samples, num_beams=num_beams)
+            drawn = None
+            if explain is not None:
+                drawn = explain / f"{stem_of(path)}.explain.png"
+                _draw(captioner, picture, answer, drawn, str(path))
+        except HephError as problem:
+            yield problem
+        else:
+            yield answer, None if drawn is None else str(drawn)
+
+
+def _draw(
+    captioner: "Captioner", picture: "Picture", answer: "Answer", path: Path, title: str
+) -> None:
+    import torch
+    from PIL import Image
+
+    from heph_vl.data import phase
+    from heph_vl.heat import Heat
+    from heph_vl.sheet import draw_phrases
+
+    pixels, valid = torch.from_numpy(picture.channels), torch.from_numpy(picture.valid)
+    height, width = picture.valid.shape
+    maps = [
+        (sentence, Heat(cells.cpu().numpy(), (height, width)))
+        for sentence, cells in captioner.phrase_maps(pixels, valid, answer.text)
+    ]
+    image = Image.fromarray(phase.colour(picture.wrapped_phase, picture.valid))
+    draw_phrases(image, maps, path, title=title)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import typer
 
-from heph_vl.commands import data, detect, search, simulate
+from heph_vl.commands import caption, data, detect, search, simulate
 from heph_vl.commands.output import say
 from heph_vl.errors import HephError
 
@@ -31,6 +31,7 @@ app.command(epilog=data.DATASET_EXAMPLES)(data.dataset)
 app.command(epilog=search.INDEX_EXAMPLES)(search.index)
 app.command(epilog=search.SEARCH_EXAMPLES)(search.search)
 app.command(epilog=detect.EXAMPLES)(detect.detect)
+app.command(epilog=caption.EXAMPLES)(caption.caption)
 
 
 def main() -> None:

@@ -120,11 +120,7 @@ def detect(
 
     heads = Heads.from_pretrained(model)
     if out is not None:
-        names = [stem_of(path) for path in paths]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise HephError(str(out), f"two images are named {twice}", "give them one by one")
-        out.mkdir(parents=True, exist_ok=True)
+        check_names(paths, out)
     for path in paths:
         try:
             picture = read_picture(path)
@@ -134,6 +130,26 @@ def detect(
             yield _entry(path, picture, found, out)
         except HephError as problem:
             yield problem
+
+
+def check_names(paths: Sequence[Path], out: Path) -> None:
+    """Make a folder for files named after images; two of one name are an error.
+
+    Args:
+        paths: The images.
+        out: The folder.
+
+    Raises:
+        HephError: Two would write one file, or the folder cannot be made.
+    """
+    from heph_vl.files import writing
+
+    names = [stem_of(path) for path in paths]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise HephError(str(out), f"two images are named {twice}", "give them one by one")
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
 
 
 def stem_of(path: Path) -> str:

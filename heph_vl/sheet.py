@@ -67,6 +67,46 @@ def draw_hits(
     _save(page, Path(path))
 
 
+def draw_phrases(
+    picture: Image.Image, phrases: Sequence[tuple[str, Heat]], path: str | Path, *, title: str = ""
+) -> None:
+    """Write what is said of a picture, sentence by sentence, bright where each comes from.
+
+    Args:
+        picture: Of the whole image; shown whole and untouched first.
+        phrases: Sentences, each with its map.
+        path: The picture to write; its ending gives the format.
+        title: Above the pictures.
+
+    Raises:
+        HephError: If the file cannot be written.
+    """
+    font, small = ImageFont.load_default(13), ImageFont.load_default(12)
+    side, margin = 2 * _CELL, 2 * _MARGIN
+    panels = [
+        ("", picture.convert("RGBA")),
+        *((said, spotlight(picture, h)) for said, h in phrases),
+    ]
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    lines = [_wrap(said, small, side - margin, 4) for said, _ in panels]
+    height = side + max(map(len, lines)) * _LINE_HEIGHT + margin
+    page = Image.new("RGB", (columns * side + margin, margin + 20 + rows * height), _PAPER)
+    draw = ImageDraw.Draw(page)
+    draw.text((margin, _MARGIN), _shortened(title, font, page.width - 2 * margin), _INK, font)
+    for i, ((_, panel), said) in enumerate(zip(panels, lines, strict=True)):
+        x, y = margin + i % columns * side, margin + 20 + i // columns * height
+        inner = side - margin
+        scale = inner / max(panel.size)
+        size = max(1, round(panel.width * scale)), max(1, round(panel.height * scale))
+        shown = panel.resize(size, Image.Resampling.LANCZOS)
+        draw.rectangle((x, y, x + inner - 1, y + inner - 1), fill=_LAND)
+        page.paste(shown, (x + (inner - size[0]) // 2, y + (inner - size[1]) // 2), shown)
+        for j, line in enumerate(said):
+            draw.text((x, y + inner + 4 + j * _LINE_HEIGHT), line, _INK, small)
+    _save(page, Path(path))
+
+
 def spotlight(picture: Image.Image, heat: Heat) -> Image.Image:
     """A picture dimmed where its heat map is low, with a ring around the peak.
 

@@ -165,8 +165,8 @@ def caption_facts(model: Captioner, rows: Any) -> dict[str, float]:
         rows: Dataset rows; those that cannot be read are left out.
 
     Returns:
-        `fact_f1`, `deformation_f1`, `exact` and the number of `distinct` captions, `hallucination`
-        (share of images without deformation that are given one) and `miss` (of those with, given none).
+        `fact_f1`, `deformation_f1`, `exact`, the number of `distinct` captions, `hallucination`
+        (share of images without deformation that are given one), `miss` (of those with, none).
 
     Raises:
         HephError: No row could be read.

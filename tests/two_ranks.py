@@ -22,9 +22,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from heph_vl.errors import HephError
 from heph_vl.loop import LoopConfig
-from heph_vl.models import retriever
+from heph_vl.models import captioner, retriever
+from heph_vl.models.captioner import captioner_loss
 from heph_vl.models.retriever import retriever_loss
 from heph_vl.run import AcceleratorConfig, Run, make_accelerator
+from tests import tiny_captioner
 from tests.tiny_retriever import drop_text, make, make_batch
 from tests.tiny_run import TinyConfig, differences, state, train
 
@@ -117,12 +119,38 @@ def one_retriever_loss(accelerator: Accelerator, kind: str) -> None:
         assert difference <= (1e-6 if near else 1e-5) * (1 + parameter.grad.norm()), name
 
 
+def captioner_loss_equals_one_process(accelerator: Accelerator, folder: Path) -> None:
+    """Ranks have other numbers of images and of pieces, and one text is empty."""
+    batch = make_batch([0, 3, 18, 5, 7])
+    batch["input_ids"][1, 3:] = 3
+    batch["attention_mask"] = (batch["input_ids"] != 3).long()
+    drop_text(batch, 4)
+    own = slice(0, 3) if accelerator.process_index == 0 else slice(3, 5)
+    alone = tiny_captioner.make(dropout=0.0)
+    together = DistributedDataParallel(copy.deepcopy(alone))
+    loss, logs = captioner_loss(together, {name: rows[own] for name, rows in batch.items()})
+    loss.backward()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(captioner, "gather_rows", lambda *rows: rows)
+        expected, expected_logs = captioner_loss(alone, batch)
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
+    for name, value in expected_logs.items():
+        assert float(logs[name]) == pytest.approx(float(value), abs=1e-6), name
+    gradients = dict(together.module.named_parameters())
+    for name, parameter in alone.named_parameters():
+        assert parameter.grad is not None, name
+        difference = (gradients[name].grad - parameter.grad).norm()
+        assert difference <= 1e-5 * (1 + parameter.grad.norm()), name
+
+
 CHECKS: list[Check] = [
     training_equals_one_process,
     resume_equals_the_unbroken_run,
     a_loss_that_is_not_finite_on_one_rank_stops_both,
     a_batch_that_cannot_be_shared_is_refused,
     retriever_loss_equals_one_process,
+    captioner_loss_equals_one_process,
 ]
 
 

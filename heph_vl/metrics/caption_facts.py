@@ -1,8 +1,8 @@
 """Captions scored by what they say: facts told and missed, by kind, and false alarms.
 
 A generated caption and the reference are parsed; an atom of the one counts as right if the other
-tells it too (`data.captions.agreement`). Counts are summed over images, so that precision, recall and
-F1 are those of all facts together, and an interval comes from resampling the images' groups.
+tells it too (`data.captions.agreement`). Counts are summed over images, so that precision, recall
+and F1 are those of all facts together, and an interval comes from resampling the images' groups.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from heph_vl.data import captions
-from heph_vl.data.captions.agreement import Atom, agreeing
+from heph_vl.data.captions.agreement import agreeing
+from heph_vl.data.captions.facts import Atom
 from heph_vl.metrics.bootstrap import Floats, Statistic
 
 KINDS = ("atmosphere", "noise", "type", "intensity", "place", "flags", "no deformation")
@@ -85,7 +86,7 @@ def count_facts(references: Sequence[str], texts: Sequence[str]) -> FactCounts:
             for atom in atoms:
                 row[KINDS.index(kind_of(atom))] += 1
         exact[i], told[i] = wanted.key == said.key, bool(said.patterns)
-    return FactCounts(*counts, exact, told)
+    return FactCounts(counts[0], counts[1], counts[2], exact, told)
 
 
 def ratio(members: Floats, numerator: Floats, denominator: Floats) -> Statistic:

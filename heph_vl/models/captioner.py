@@ -1,10 +1,10 @@
 """Interferogram -> words: the captioner, and the loss it is trained with.
 
-    B images, T tokens of the longest text, D = encoder.dim, W = `width`, L latents, K = `num_tokens`
+    B images, T pieces of the longest text, L latents, K = `num_tokens`, W = `width`
 
     image -> encoder -> latents (B, L, D), tokens (B, N, D), saliency (B, N)
     latents and the K most salient tokens -> memory (B, L + K, W)
-    memory, words so far -> decoder (transformers' BART, cross-attention) -> logits (B, T, vocab_size)
+    memory, pieces so far -> decoder (transformers' BART, cross-attention) -> logits
     loss = cross-entropy of the next piece + saliency
 
 What is said of an image is chosen among many sampled texts: `models.consensus`.
@@ -39,6 +39,7 @@ from heph_vl.models.text import (
     load_tokenizer,
     save_tokenizer,
     sentence_case,
+    sentence_spans,
     tokenize,
 )
 
@@ -289,10 +290,7 @@ class Captioner(nn.Module):
         ]
 
     def phrase_maps(
-        self,
-        pixel_values: Tensor,
-        valid: Tensor,
-        text: str,
+        self, pixel_values: Tensor, valid: Tensor, text: str
     ) -> list[tuple[str, Tensor]]:
         """Where in an image each sentence of a text comes from.
 
@@ -310,13 +308,13 @@ class Captioner(nn.Module):
             seen = self.encoder(pixel_values[None].to(device), valid[None].to(device))
         ids = tokenize(self.tokenizer, [text], self.config.context_length)["input_ids"].to(device)
         found = []
-        for sentence, first, last in _sentences(self.tokenizer, text, ids[0]):
+        for sentence, span in sentence_spans(self.tokenizer, ids[0]):
 
-            def score(latents: Tensor, tokens: Tensor, span: slice = slice(first, last)) -> Tensor:
+            def score(latents: Tensor, tokens: Tensor, span: slice = span) -> Tensor:
                 memory = self.remember(latents, tokens, seen)
                 logits = self.next_logits(memory, ids).log_softmax(-1)
-                told = logits.gather(2, ids[:, 1:, None])[..., 0]  # (1, T - 1), of pieces from 1
-                return told[:, span].sum(1)
+                told = logits.gather(2, ids[:, 1:, None])[..., 0]  # (1, T - 1): of pieces from 1
+                return told[:, span.start - 1 : span.stop - 1].sum(1)
 
             found.append((sentence, relevance(self.encoder, seen, score)[0]))
         return found
@@ -388,7 +386,7 @@ class Captioner(nn.Module):
         encoder = weights.part(entries, "encoder", ("path", "sha256"), where)
         words = weights.part(entries, "tokenizer", ("sha256",), where)
         model = cls(config, load_tokenizer(folder / "tokenizer", sha256=words["sha256"]))
-        threshold = entries.get("threshold")
+        threshold: Any = entries.get("threshold")
         if type(threshold) not in (int, float) or not 0 <= threshold <= 1:
             raise HephError(where, f"threshold is {threshold!r}", "copy the whole folder again")
         model.threshold = float(threshold)
@@ -465,22 +463,3 @@ def _decoder(config: CaptionerConfig) -> Any:
     decoder.model.encoder = nn.Identity()
     del decoder.model.shared
     return decoder
-
-
-def _sentences(tokenizer: Any, text: str, ids: Tensor) -> list[tuple[str, int, int]]:
-    """Sentences of a text with the pieces that they are made of, counted from the first after bos."""
-    found, first = [], 0
-    said: list[str] = [part.strip() for part in text.split(". ") if part.strip(" .")]
-    for number, sentence in enumerate(said, start=1):
-        last = first
-        # A sentence ends where the text so far has as many of them.
-        while last < len(ids) - 2:
-            last += 1
-            piece = tokenizer.convert_ids_to_tokens(int(ids[last]))
-            if piece.endswith("."):
-                break
-        if number == len(said):
-            last = len(ids) - 2
-        found.append((sentence.rstrip(".") + ".", first, last))
-        first = last
-    return found

@@ -1,6 +1,6 @@
 """One caption of many sampled ones, and how far they agree with each of its facts.
 
-A caption is worth as much as it tells of what is there: among the sampled fact sets that one is said
+A caption is worth as much as it tells of what is there: among the sampled fact sets that is said
 whose mean F1 against all samples is highest (minimum Bayes risk, Kumar and Byrne, 2004, with fact
 F1 as the gain). The likeliest single text, which beam search looks for, may be of facts that the
 other texts contradict, as the same facts can be worded in many ways.
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from heph_vl.data import captions
 from heph_vl.data.captions import CaptionFacts
-from heph_vl.data.captions.agreement import Atom, agreeing, fact_f1
+from heph_vl.data.captions.agreement import agreeing, fact_f1
+from heph_vl.data.captions.facts import Atom
 
 
 @dataclass(frozen=True)

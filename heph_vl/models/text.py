@@ -238,6 +238,26 @@ def sentence_case(text: str) -> str:
     return re.sub(r"(^|[.!?] )([a-z])", lambda m: m[1] + m[2].upper(), text)
 
 
+def sentence_spans(tokenizer: Any, input_ids: Tensor) -> list[tuple[str, slice]]:
+    """Sentences of a text, and where their pieces are.
+
+    Args:
+        tokenizer: Of `load_tokenizer`.
+        input_ids: (T,) int64 of `tokenize`, with bos and eos.
+
+    Returns:
+        Each sentence, in sentence case, with its span in `input_ids`.
+    """
+    ids = input_ids.tolist()
+    last = len(ids) - 1  # the eos
+    pieces = tokenizer.convert_ids_to_tokens(ids)
+    ends = [i + 1 for i in range(1, last) if pieces[i].endswith((".", "!", "?"))]
+    if last > 1 and ends[-1:] != [last]:
+        ends.append(last)
+    spans = [slice(start, end) for start, end in zip([1, *ends], ends, strict=False)]
+    return [(sentence_case(tokenizer.decode(ids[span])), span) for span in spans]
+
+
 def _normalise(text: str) -> str:
     return " ".join(text.split())
 

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from eval.evaluate import embed_with_model, evaluate, main
+from eval.evaluate import main
+from eval.evaluate_retrieval import embed_with_model, score_embeddings
 from heph_vl.data.features import FEATURES
 from heph_vl.data.labels import LABELS, SOFTMAX
 from heph_vl.data.parquet import load, write_parquet
@@ -234,7 +235,7 @@ def test_an_unreadable_image_is_left_out_and_listed(root: Path) -> None:
     retriever = Retriever.from_pretrained(root / "model")
     embedded = embed_with_model(retriever, rows, gallery, 2, lambda done, total: None)
     assert embedded.positions == [0, 2, 3]
-    results = evaluate(gallery, embedded, Settings(num_draws=10), split="test", source=root)
+    results = score_embeddings(gallery, embedded, Settings(num_draws=10), split="test", source=root)
     assert results["split"]["images"] == 4
     assert len(results["split"]["unreadable"]) == 1
     assert str(gallery.unique_ids[1]) in results["split"]["unreadable"][0]
