@@ -84,7 +84,7 @@ def _run(options: argparse.Namespace) -> None:
 
     rows = load(options.data, options.split)
     if options.write_queries is not None:
-        _refuse(options, "queries", ("write_predictions", "heads"))
+        _refuse(options, "queries", ("write_predictions", "heads", "samples", "beams"))
         _write_queries(options, rows)
         return
     kind = _kind(options)
@@ -92,6 +92,8 @@ def _run(options: argparse.Namespace) -> None:
     _refuse(options, kind, () if keeps else ("write_predictions",))
     if kind == "labels":
         _refuse(options, kind, ("heads",))
+    if kind != "captions" or options.model is None:
+        _refuse(options, kind, ("samples", "beams"))
     if options.model is not None:
         out = options.out or options.model.parent / f"results.{options.split}.json"
     else:
@@ -107,6 +109,8 @@ def _refuse(options: argparse.Namespace, kind: str, names: Sequence[str]) -> Non
             "nothing to write",
             "use it with --model and saved heads or captioner",
         ),
+        "samples": ("no text is drawn", "use it with --model and a saved captioner"),
+        "beams": ("no text is searched for", "use it with --model and a saved captioner"),
         "heads": ("nothing to compare with", "use it with a retriever or captions, or their files"),
     }
     for name in names:
@@ -119,17 +123,17 @@ def _kind(options: argparse.Namespace) -> str:
     if options.predictions is not None:
         if options.predictions.suffix != ".jsonl":
             return "retrieval"
-        with contextlib.suppress(OSError, ValueError), options.predictions.open() as file:
+        broken = (OSError, ValueError, RecursionError)  # its reader says what is wrong
+        with contextlib.suppress(*broken), options.predictions.open() as file:
             for line in file:
                 if isinstance(values := json.loads(line), dict) and "unique_id" in values:
                     return "captions" if "caption" in values else "labels"
-        return "labels"  # its reader says what is wrong
-    try:
-        entries = json.loads((options.model / "config.json").read_bytes())
-    except (OSError, ValueError):
-        return "retrieval"  # the retriever's reader says what is wrong
-    model = entries.get("model") if isinstance(entries, dict) else None
-    return {"heads": "labels", "captioner": "captions"}.get(str(model), "retrieval")
+        return "labels"
+    from heph_vl.models.weights import kind_of_model
+
+    kinds = {"heads": "labels", "captioner": "captions"}
+    # The retriever's reader says what is wrong with a broken folder.
+    return kinds.get(kind_of_model(options.model) or "", "retrieval")
 
 
 def _write_queries(options: argparse.Namespace, rows: Any) -> None:
@@ -235,7 +239,7 @@ def _captions(options: argparse.Namespace, rows: Any) -> dict[str, Any]:
     train = load(options.data, "train")  # its commonest caption is the constant one
     others: dict[str, Sequence[str]] = {}
     if options.model is not None:
-        from heph_vl.caption import look_at_rows
+        from heph_vl.caption import NUM_SAMPLES, look_at_rows
         from heph_vl.embed import on_best_device
         from heph_vl.models.captioner import Captioner
 
@@ -247,13 +251,14 @@ def _captions(options: argparse.Namespace, rows: Any) -> dict[str, Any]:
                 gallery,
                 options.write_predictions,
                 progress,
-                num_samples=options.samples,
-                num_beams=options.beams,
+                num_samples=options.samples or NUM_SAMPLES,
+                num_beams=options.beams or 0,
             )
-        with _progress("Looking at training images", len(train)) as progress:
-            positions, seen = look_at_rows(captioner, train, progress=progress)
-        texts = [train["caption"][i] for i in positions]
-        others["neighbour"] = neighbour_captions(pooled, seen, texts)
+        if options.split != "train":  # there each image is its own neighbour
+            with _progress("Looking at training images", len(train)) as progress:
+                positions, seen = look_at_rows(captioner, train, progress=progress)
+            texts = [train["caption"][i] for i in positions]
+            others["neighbour"] = neighbour_captions(pooled, seen, texts)
     else:
         unreadable = partial(_why_unreadable, rows)
         found = read_caption_predictions(options.predictions, gallery, unreadable)
@@ -331,8 +336,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, help="default: beside model or predictions")
     parser.add_argument("--json", action="store_true", dest="as_json", help="print results as JSON")
     parser.add_argument("--batch-size", type=_positive, default=8, help="images at once")
-    parser.add_argument("--beams", type=int, default=0, help="of captions; 0: agreement of samples")
-    parser.add_argument("--samples", type=_positive, default=32, help="texts drawn for a caption")
+    parser.add_argument("--beams", type=_positive, help="of captions (default: agreement)")
+    parser.add_argument("--samples", type=_positive, help="texts drawn for a caption (default: 32)")
     parser.add_argument("--seed", type=int, default=0, help="of shuffles and draws")
     parser.add_argument("--shuffles", type=_positive, default=5, help="permutations of the images")
     parser.add_argument("--draws", type=_positive, default=2000, help="resamples of the groups")

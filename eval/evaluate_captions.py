@@ -26,7 +26,7 @@ from heph_vl.metrics.caption_predictions import (
     caption_line,
     write_caption_predictions,
 )
-from heph_vl.metrics.classification import auroc
+from heph_vl.metrics.classification import auroc, plain_value
 from heph_vl.metrics.n_grams import TOKENIZATIONS, n_gram_scores
 from heph_vl.metrics.predictions import Gallery
 
@@ -209,14 +209,14 @@ def score_captions(
             }
             for metric in ("rouge_l", "meteor", "cider_d"):
                 found = {name: drawn.mean(values[metric]) for name, values in each.items()}
-                metrics[f"{metric} ({cut})"] = _compared(found, drawn)
+                metrics[f"{metric}_{cut}"] = _compared(found, drawn)
             for name, texts in systems.items():
                 pairs = [
                     [t for t, inside in zip(of, members, strict=True) if inside]
                     for of in (readable.captions, texts)
                 ]
                 for metric, value in n_gram_scores(*pairs, cut, ["bleu"]).corpus.items():
-                    entry = metrics.setdefault(f"{metric} ({cut})", {"systems": {}})
+                    entry = metrics.setdefault(f"{metric}_{cut}", {"systems": {}})
                     entry["systems"][name] = {"value": value, "interval": None}
         references = [c for c, inside in zip(readable.captions, members, strict=True) if inside]
         distinct = {
@@ -256,15 +256,15 @@ def _facts(counts: Mapping[str, FactCounts], drawn: Clusters, side: str) -> dict
         if not next(iter(counts.values())).sums(group)[0].any():
             continue  # no reference tells any: nothing to find
         sums = {name: c.sums(group) for name, c in counts.items()}
-        name = "facts" if group == "all" else group
+        name = "fact" if group == "all" else group.replace(" ", "_")
         if group in ("all", "deformation"):
-            metrics[f"{name}: precision"] = _compared(
+            metrics[f"{name}_precision"] = _compared(
                 {n: ratio(members, right, said) for n, (_, said, right) in sums.items()}, drawn
             )
-            metrics[f"{name}: recall"] = _compared(
+            metrics[f"{name}_recall"] = _compared(
                 {n: ratio(members, right, wanted) for n, (wanted, _, right) in sums.items()}, drawn
             )
-        metrics[f"{name}: F1"] = _compared(
+        metrics[f"{name}_f1"] = _compared(
             {
                 n: ratio(members, 2 * right, wanted + said)
                 for n, (wanted, said, right) in sums.items()
@@ -328,7 +328,7 @@ def _reliability(pairs: Sequence[tuple[float, bool]]) -> dict[str, Any]:
     return {
         "facts": len(p),
         "right": float(right.mean()),
-        "auroc": auroc(p, right) if both else None,
+        "auroc": plain_value(auroc, right, p) if both else None,
         "ece": error,
         "quarters": rows,
     }

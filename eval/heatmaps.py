@@ -1,7 +1,7 @@
-"""Does a retriever's heat map point at the deformation that the text tells?
+"""Does a retriever's or a captioner's heat map point at the deformation that the text tells?
 
     python eval/heatmaps.py --data DATASET --model runs/retriever/small/model
-    python eval/heatmaps.py --data DATASET --model RETRIEVER --sheet heat.png --json
+    python eval/heatmaps.py --data DATASET --model CAPTIONER --sheet heat.png --json
 
 Of each frame with one deformation pattern, the text is that pattern's type and intensity, without
 its place. Scored is how often the peak of the map lies within 15 px of the outlined deformation.
@@ -11,7 +11,7 @@ Beside it: the most salient cell, which knows no text, and a cell drawn at rando
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,40 @@ def near_cells(mask: NDArray[np.uint8], grid: tuple[int, int]) -> NDArray[np.boo
     return near
 
 
+def load_pointer(folder: Path) -> tuple[Any, Callable[[str, dict[str, Any]], Any]]:
+    """A retriever or a captioner, and its heat map of a text in a batch of one image.
+
+    Args:
+        folder: Of the saved model.
+
+    Returns:
+        The model, on a GPU where there is one; and a function of text and batch that gives
+        (rows, columns) float32.
+
+    Raises:
+        HephError: It is neither, or broken.
+    """
+    from heph_vl.embed import on_best_device
+    from heph_vl.models.captioner import Captioner
+    from heph_vl.models.retriever import Retriever
+    from heph_vl.models.weights import kind_of_model
+
+    if kind_of_model(folder) == "captioner":
+        captioner = on_best_device(Captioner.from_pretrained(folder))
+
+        def of_sentence(text: str, batch: dict[str, Any]) -> Any:
+            ((_, found),) = captioner.phrase_maps(batch["pixel_values"][0], batch["valid"][0], text)
+            return found
+
+        return captioner, of_sentence
+    retriever = on_best_device(Retriever.from_pretrained(folder))
+
+    def of_query(text: str, batch: dict[str, Any]) -> Any:
+        return retriever.heat_map(retriever.embed_texts([text]), **batch)[0]
+
+    return retriever, of_query
+
+
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Point at the deformation of each frame with one pattern.
 
@@ -73,14 +107,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from heph_vl.data.captions import CaptionFacts
     from heph_vl.data.samples import pixels, read_row, whole
     from heph_vl.data.transforms import collate_images, encoded
-    from heph_vl.embed import on_best_device
     from heph_vl.metrics.bootstrap import clusters, group_weights
-    from heph_vl.models.retriever import Retriever
 
     if options.sheet is not None and options.sheet.suffix.lower() not in (".png", ".jpg"):
         raise HephError("--sheet", f"{options.sheet} is no picture's name", "end it in .png")
-    retriever = on_best_device(Retriever.from_pretrained(options.model))
-    device = retriever.logit_scale.device
+    model, heat_map = load_pointer(options.model)
+    device = model.encoder.pool.queries.device
     rows = parquet.load(options.data, options.split)
     facts = [captions.parse(text) for text in rows["caption"]]
     polygons = rows["polygons"]
@@ -102,8 +134,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         text = captions.compose(CaptionFacts(patterns=(captions.Pattern(*_what(pattern)),)))
         batch = {k: v.to(device) for k, v in collate_images([pixels(sample)]).items()}
         with torch.no_grad():
-            seen = retriever.encoder(**batch)
-        found = retriever.heat_map(retriever.embed_texts([text]), **batch)[0].cpu().numpy()
+            seen = model.encoder(**batch)
+        found = heat_map(text, batch).cpu().numpy()
         looked = seen.token_mask.view(seen.grid).cpu().numpy()
         salient = seen.saliency_logits.view(seen.grid).cpu().numpy()
         near = near_cells(sample.mask, seen.grid)
@@ -122,7 +154,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if options.sheet is not None:
         _draw(pictures, options.sheet)
     return {
-        "model_id": retriever.model_id,
+        "model_id": model.model_id,
         "split": options.split,
         "near_px": NEAR_PX,
         "images": len(groups),
@@ -209,7 +241,9 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--data", type=Path, required=True, help="folder of `heph-vl dataset`")
-    parser.add_argument("--model", type=Path, required=True, help="folder of a saved retriever")
+    parser.add_argument(
+        "--model", type=Path, required=True, help="folder of a saved retriever or captioner"
+    )
     parser.add_argument("--split", default="test", help="train, val or test (default: test)")
     parser.add_argument("--seed", type=int, default=0, help="of the intervals' draws")
     parser.add_argument("--sheet", type=Path, help="write a picture of the first maps")

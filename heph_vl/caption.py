@@ -1,5 +1,7 @@
 """Captions of images: rows of a dataset, or files."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,20 +32,20 @@ class Captioned:
     """
 
     positions: list[int]
-    answers: list["Answer"]
+    answers: list[Answer]
     pooled: npt.NDArray[np.float32]
     problems: list[HephError]
 
 
 def caption_rows(
-    model: "Captioner",
+    model: Captioner,
     rows: Any,
     *,
     num_samples: int = NUM_SAMPLES,
     num_beams: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Captioned:
-    """Captions of whole images, one after another, nothing varied.
+    """Captions of whole images, one after another, in all views of `captioner.VIEWS`.
 
     Args:
         model: The captioner; it comes back in the mode it was in.
@@ -59,14 +61,14 @@ def caption_rows(
         HephError: If no row could be read.
     """
     positions, answers, pooled, problems = [], [], [], []
-    for position, memory in _memories(model, rows, progress):
-        if isinstance(memory, HephError):
-            problems.append(memory)
+    for position, memories in _memories(model, rows, progress, often=True):
+        if isinstance(memories, HephError):
+            problems.append(memories)
             continue
-        (answer,) = model.answer(memory, num_samples=num_samples, num_beams=num_beams)
+        (answer,) = model.answer(memories, num_samples=num_samples, num_beams=num_beams)
         positions.append(position)
         answers.append(answer)
-        pooled.append(memory.pooled[0].float().cpu().numpy())
+        pooled.append(memories[0].pooled[0].float().cpu().numpy())
     if not positions:
         first = f", the first because {problems[0].what}" if problems else ""
         raise HephError("images", f"none of {len(rows)} could be read{first}", "check the dataset")
@@ -74,7 +76,7 @@ def caption_rows(
 
 
 def look_at_rows(
-    model: "Captioner", rows: Any, *, progress: Callable[[int, int], None]
+    model: Captioner, rows: Any, *, progress: Callable[[int, int], None]
 ) -> tuple[list[int], npt.NDArray[np.float32]]:
     """What the encoder sees of whole images, without a word.
 
@@ -90,19 +92,19 @@ def look_at_rows(
         HephError: If no row could be read.
     """
     positions, pooled = [], []
-    for position, memory in _memories(model, rows, progress):
-        if not isinstance(memory, HephError):
+    for position, memories in _memories(model, rows, progress, often=False):
+        if not isinstance(memories, HephError):
             positions.append(position)
-            pooled.append(memory.pooled[0].float().cpu().numpy())
+            pooled.append(memories[0].pooled[0].float().cpu().numpy())
     if not positions:
         raise HephError("images", f"none of {len(rows)} could be read", "check the dataset")
     return positions, np.stack(pooled)
 
 
 def _memories(
-    model: "Captioner", rows: Any, progress: Callable[[int, int], None]
-) -> "Iterator[tuple[int, Memory | HephError]]":
-    """What the captioner remembers of each row, nothing varied, or why it cannot be read."""
+    model: Captioner, rows: Any, progress: Callable[[int, int], None], *, often: bool
+) -> Iterator[tuple[int, list[Memory] | HephError]]:
+    """What the captioner remembers of each row, in all views or one, or why it cannot be read."""
     import torch
 
     from heph_vl.embed import encoded_images, read_image
@@ -117,10 +119,8 @@ def _memories(
             except HephError as problem:
                 yield position, problem
             else:
-                yield (
-                    position,
-                    model.look(torch.from_numpy(pixels)[None], torch.from_numpy(valid)[None]),
-                )
+                image = torch.from_numpy(pixels)[None], torch.from_numpy(valid)[None]
+                yield position, model.look_often(*image) if often else [model.look(*image)]
             progress(position + 1, len(images))
     finally:
         model.train(was_training)
@@ -133,7 +133,7 @@ def caption_files(
     num_samples: int = NUM_SAMPLES,
     num_beams: int = 0,
     explain: Path | None = None,
-) -> "Iterator[tuple[Answer, str | None] | HephError]":
+) -> Iterator[tuple[Answer, str | None] | HephError]:
     """What is said of each file.
 
     Args:
@@ -162,8 +162,8 @@ def caption_files(
         try:
             picture = read_picture(path)
             pixels, valid = torch.from_numpy(picture.channels), torch.from_numpy(picture.valid)
-            memory = captioner.look(pixels[None], valid[None])
-            (answer,) = captioner.answer(memory, num_samples=num_samples, num_beams=num_beams)
+            memories = captioner.look_often(pixels[None], valid[None])
+            (answer,) = captioner.answer(memories, num_samples=num_samples, num_beams=num_beams)
             drawn = None
             if explain is not None:
                 drawn = explain / f"{stem_of(path)}.explain.png"
@@ -174,9 +174,7 @@ def caption_files(
             yield answer, None if drawn is None else str(drawn)
 
 
-def _draw(
-    captioner: "Captioner", picture: "Picture", answer: "Answer", path: Path, title: str
-) -> None:
+def _draw(captioner: Captioner, picture: Picture, answer: Answer, path: Path, title: str) -> None:
     import torch
     from PIL import Image
 

@@ -56,7 +56,7 @@ def run(arguments: Sequence[str], *, debug: bool = False) -> int:
     except SystemExit as end:  # typer's way to return; it has shown usage errors itself
         code = end.code if isinstance(end.code, int) else 0
         if code == 130:
-            say("stopped; nothing half-written is left: the same command again goes on")
+            say("stopped; nothing half-written is left: run the same command again")
         return code
     except HephError as error:
         return _fail(str(error), debug)

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from heph_vl.models.prediction import Prediction
 
 SUFFIXES = (".png", ".tif", ".tiff", ".npy")
-_OTHERS = {".cc", ".unw", ".mask", ".los", ".overlay"}  # what lies beside interferograms
+# What lies beside interferograms.
+_OTHERS = {".cc", ".unw", ".mask", ".los", ".overlay", ".explain"}
 LEAST_AREA_PX = 12.0  # native pixels: smaller patches of a mask are not outlined
 # As the classes of a mask: Mogi, dyke, sill, spheroid, earthquake, unidentified.
 COLOURS = ("#00c853", "#d500f9", "#212121", "#00b8d4", "#ffab00", "#795548")

@@ -180,7 +180,7 @@ def fit_threshold(model: Captioner, rows: Any) -> dict[str, float]:
 
     Args:
         model: Its threshold becomes the lowest at which at most `FALSE_ALARMS` of the images
-            without deformation are given one, and no image's share lies on it.
+            without deformation are given one, but at most 1, which they may reach all the same.
         rows: Dataset rows.
 
     Returns:

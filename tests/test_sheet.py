@@ -10,7 +10,7 @@ from PIL import Image
 from heph_vl.errors import HephError
 from heph_vl.heat import Heat
 from heph_vl.index import Hit
-from heph_vl.sheet import draw_hits, spotlight
+from heph_vl.sheet import draw_hits, draw_phrases, spotlight
 
 COLOURS = [(166, 0, 38), (49, 55, 149), (20, 140, 60), (240, 200, 20), (0, 160, 200), (90, 40, 160)]
 
@@ -87,3 +87,77 @@ def test_a_heat_map_leaves_its_peak_bright_and_rings_it(tmp_path: Path) -> None:
     draw_hits(hits(2), [png(COLOURS[0])] * 2, tmp_path / "heat.png", heat=[heat, None])
     pixels = np.asarray(Image.open(tmp_path / "heat.png"))
     assert (pixels == COLOURS[0]).all(-1).sum() == pytest.approx(192 * 150, rel=0.01)
+
+
+SIDE, INNER = 416, 400  # of a panel with its margin, and of the picture in it [px]
+
+
+def peaked(column: int, row: int) -> Heat:
+    """A map that is 1 in one cell of a picture of 192 x 160 px, else 0."""
+    cells = np.zeros((10, 12), np.float32)
+    cells[row, column] = 1
+    return Heat(cells, (160, 192))
+
+
+def test_each_sentence_has_its_panel_bright_where_it_comes_from(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (192, 160), COLOURS[0])
+    cells = [(2, 1), (9, 8), (4, 6)]
+    phrases = [(f"Sentence {i}.", peaked(*cell)) for i, cell in enumerate(cells)]
+    draw_phrases(picture, phrases, tmp_path / "why.png", title="a.png")
+    page = Image.open(tmp_path / "why.png")
+    pixels = np.asarray(page).astype(int)
+    # Three panels in a row, then one; of each row as high as one line of text needs.
+    assert page.size == (3 * SIDE + 16, 36 + 2 * (SIDE + 15 + 16))
+    height = round(160 * INNER / 192)
+
+    def panel(i: int) -> np.ndarray:
+        x = 16 + i % 3 * SIDE
+        y = 36 + i // 3 * (SIDE + 15 + 16) + (INNER - height) // 2
+        return pixels[y : y + height, x : x + INNER]
+
+    assert (panel(0) == COLOURS[0]).all()  # untouched
+    whole = (pixels == COLOURS[0]).all(-1).sum()
+    for i, (column, row) in enumerate(cells, start=1):
+        near = np.abs(panel(i) - COLOURS[0]).sum(-1) < 60
+        assert 0.001 < near.mean() < 0.05
+        y, x = np.argwhere(near).mean(0) * 192 / INNER
+        assert (x, y) == pytest.approx((16 * column + 8, 16 * row + 8), abs=3)
+        whole -= (panel(i) == COLOURS[0]).all(-1).sum()
+    assert whole == INNER * height
+    # Under each sentence's picture are words, under the first none.
+    for i in range(4):
+        x, y = 16 + i % 3 * SIDE, 36 + i // 3 * (SIDE + 15 + 16) + INNER
+        words = pixels[y + 2 : y + 30, x : x + INNER]
+        assert (words.max(-1) < 100).any() == (i > 0)
+
+
+def test_a_caption_without_words_shows_the_picture_alone(tmp_path: Path) -> None:
+    tall = Image.new("RGB", (100, 200), COLOURS[1])
+    draw_phrases(tall, [], tmp_path / "new" / "why.png", title="t" * 300)
+    page = Image.open(tmp_path / "new" / "why.png")
+    assert page.size == (SIDE + 16, 36 + SIDE + 16)
+    pixels = np.asarray(page)
+    found = np.argwhere((pixels == COLOURS[1]).all(-1))
+    assert found.min(0).tolist() == [36, 16 + 100]
+    assert found.max(0).tolist() == [36 + 399, 16 + 299]
+    assert (pixels[:, -8:] == 255).all()  # the title is shortened
+
+
+def test_long_sentences_end_after_four_lines_inside_their_panel(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (192, 160), COLOURS[0])
+    long = [("many words " * 200, peaked(1, 1)), ("x" * 400, peaked(2, 2))]
+    draw_phrases(picture, long, tmp_path / "why.png")
+    page = Image.open(tmp_path / "why.png")
+    assert page.size == (3 * SIDE + 16, 36 + SIDE + 4 * 15 + 16)
+    pixels = np.asarray(page)
+    for i in (1, 2):
+        assert (pixels[36 + INNER :, 16 + i * SIDE + INNER + 4 : (i + 1) * SIDE + 12] == 255).all()
+
+
+def test_a_page_of_phrases_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (20, 20))
+    with pytest.raises(HephError, match=r"why\.xyz: could not be written"):
+        draw_phrases(picture, [], tmp_path / "why.xyz")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HephError, match="could not be written"):
+        draw_phrases(picture, [], tmp_path / "file" / "why.png")

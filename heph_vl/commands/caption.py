@@ -87,14 +87,15 @@ def _entry(path: Path, answer: "Answer | HephError", picture: str | None) -> dic
 
 def _print_captions(found: Sequence[tuple[Path, "Answer | HephError"]]) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table("image", "caption", "deformation", "not sure of")
     for path, answer in found:
         if isinstance(answer, HephError):
-            table.add_row(path.name, "not read", "-", "-")
+            table.add_row(Text(path.name), "not read", "-", "-")
             continue
         shaky = [f"{_words(atom)} ({p:.2f})" for atom, p in answer.confidence.items() if p < SHAKY]
-        cells = path.name, answer.text or "(nothing)", f"{answer.deformation:.2f}"
+        cells = Text(path.name), Text(answer.text or "(nothing)"), f"{answer.deformation:.2f}"
         table.add_row(*cells, ", ".join(sorted(shaky)) or "-")
     stdout_console().print(table)
 

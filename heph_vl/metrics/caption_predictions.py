@@ -82,7 +82,7 @@ def read_caption_predictions(
     ignored = 0
     try:
         content = path.read_bytes()
-        lines = content.decode().splitlines()
+        lines = content.decode().split("\n")  # captions may hold what splitlines cuts at
     except FileNotFoundError as error:
         raise HephError(str(path), "no such file", "give the .jsonl of your captions") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -124,7 +124,7 @@ def read_caption_predictions(
 def _read_line(line: str, where: str) -> tuple[int, str, Confidence | None]:
     try:
         values = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise HephError(where, f"not valid JSON ({error})", "write one object a line") from error
     if not isinstance(values, dict):
         raise HephError(where, "not an object", 'write {"unique_id": 850, "caption": "..."}')

@@ -74,15 +74,19 @@ def rouge_l(references: Sequence[str], texts: Sequence[str]) -> NGramScores:
     """ROUGE-L, beta 1.2, of texts cut into words, one reference each (Lin, 2004)."""
     from aac_metrics.functional.rouge_l import rouge_l as aac_rouge_l
 
-    found: Any = aac_rouge_l(list(texts), [[r] for r in references], tokenizer=str.split)
+    # A reference without any word has nothing in common with any text: so has a sign.
+    found: Any = aac_rouge_l(list(texts), [[r or "-"] for r in references], tokenizer=str.split)
     return _of_each("rouge_l", found[1]["rouge_l"].numpy())
 
 
 def cider_d(references: Sequence[str], texts: Sequence[str]) -> NGramScores:
     """CIDEr-D of texts cut into words, one reference each (Vedantam et al., 2015).
 
-    Document frequencies are those of the references: scores of other sets are not comparable.
+    Document frequencies are those of the references: scores of other sets are not comparable, and
+    of a single text there is none (NaN).
     """
+    if len(texts) < 2:
+        return _of_each("cider_d", np.full(len(texts), np.nan))
     from aac_metrics.functional.cider_d import cider_d as aac_cider_d
 
     found: Any = aac_cider_d(list(texts), [[r] for r in references], tokenizer=str.split)

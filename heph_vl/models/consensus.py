@@ -15,6 +15,8 @@ from heph_vl.data.captions import CaptionFacts
 from heph_vl.data.captions.agreement import agreeing, fact_f1
 from heph_vl.data.captions.facts import Atom
 
+Sample = tuple[str, float]  # a text, and the log of its probability
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -25,45 +27,45 @@ class Answer:
         facts: That the text tells.
         confidence: For each of their atoms the share of the samples that tell it too.
         deformation: Share of the samples that tell any.
-        samples: The texts that were drawn.
+        samples: That were drawn.
     """
 
     text: str
     facts: CaptionFacts
     confidence: dict[Atom, float]
     deformation: float
-    samples: tuple[str, ...]
+    samples: tuple[Sample, ...]
 
 
-def choose(samples: Sequence[str], threshold: float, text: str | None = None) -> Answer:
-    """The sampled text that the others agree with most.
+def choose(samples: Sequence[Sample], threshold: float, text: str | None = None) -> Answer:
+    """The facts that the samples agree on most, in their likeliest words.
 
     Args:
-        samples: Texts of one image, at least one.
+        samples: Of one image, at least one.
         threshold: Share of them that must tell a deformation for the answer to do so.
         text: To be said in any case, if it is given; the samples then give the confidence only.
 
     Returns:
-        The answer; of texts with its facts the commonest.
+        The answer.
     """
-    wordings: dict[object, Counter[str]] = {}
-    known: dict[object, CaptionFacts] = {}
-    for sample in samples:
-        facts = captions.parse(sample)
-        wordings.setdefault(facts.key, Counter())[sample] += 1
-        known.setdefault(facts.key, facts)
-    told = [(known[key], texts.total()) for key, texts in wordings.items()]
+    counts: Counter[object] = Counter()
+    best: dict[object, tuple[float, str, CaptionFacts]] = {}
+    for words, log_probability in samples:
+        facts = captions.parse(words)
+        counts[facts.key] += 1
+        if facts.key not in best or log_probability > best[facts.key][0]:
+            best[facts.key] = log_probability, words, facts
+    told = [(best[key][2], count) for key, count in counts.items()]
     total = len(samples)
     deformation = sum(count for facts, count in told if facts.patterns) / total
     if text is None:
         wanted = deformation >= threshold
         # Where none tells what the threshold asks for, all stand for election.
-        key = max(
-            [key for key, facts in known.items() if bool(facts.patterns) == wanted] or known,
-            key=lambda k: sum(count * fact_f1(facts, known[k]) for facts, count in told),
+        stand = [one for one in best.values() if bool(one[2].patterns) == wanted] or best.values()
+        _, text, facts = max(
+            stand,
+            key=lambda one: sum(count * fact_f1(facts, one[2]) for facts, count in told),
         )
-        text = wordings[key].most_common(1)[0][0]
-        facts = known[key]
     else:
         facts = captions.parse(text)
     votes: Counter[Atom] = Counter()

@@ -74,6 +74,15 @@ def write_model(
     return sha256
 
 
+def kind_of_model(folder: str | Path) -> str | None:
+    """What kind of model a folder of `write_model` holds; None if its config cannot be read."""
+    try:
+        entries = json.loads((Path(folder) / CONFIG).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return entries.get("model") if isinstance(entries, dict) else None
+
+
 def read_config(folder: str | Path, model: str) -> dict[str, Any]:
     """The entries of a model folder's `config.json`.
 

@@ -10,7 +10,7 @@ import pytest
 from eval.heatmaps import POINTERS, hits, main, near_cells
 from heph_vl.data.parquet import write_parquet
 from heph_vl.models.text import train_tokenizer
-from tests import tiny_retriever
+from tests import tiny_captioner, tiny_retriever
 from tests.data.fake_archive import write_fake_archive
 
 
@@ -40,6 +40,18 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = train_tokenizer([r["caption"] for r in records], root / "tokenizer", 320)
     tiny_retriever.make(tokenizer, text=tiny_retriever.LONG_TEXT).save_pretrained(root / "model")
     return root
+
+
+def test_a_captioner_is_scored_as_well(root: Path, tmp_path: Path, capsys: Any) -> None:
+    tokenizer = train_tokenizer(["A sill-type pattern."], tmp_path / "tokenizer", 300)
+    model = tiny_captioner.make(tokenizer, context_length=64)
+    model.save_pretrained(tmp_path / "captioner")
+    words = ["--data", str(root / "dataset"), "--split", "train", "--json"]
+    assert main([*words, "--model", str(tmp_path / "captioner")]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert results["model_id"] == model.model_id
+    assert 0 < results["pointers"]["random cell"]["value"] < 1
+    assert 0 <= results["pointers"]["heat map"]["value"] <= 1
 
 
 def run(root: Path, *more: str) -> int:

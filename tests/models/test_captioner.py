@@ -9,7 +9,7 @@ from torch import Tensor
 
 from heph_vl.data import captions
 from heph_vl.errors import HephError
-from heph_vl.models.captioner import Captioner, captioner_loss
+from heph_vl.models.captioner import VIEWS, Captioner, captioner_loss, seen_otherwise
 from heph_vl.models.explain import relevance
 from heph_vl.models.text import PAD_ID, tokenize, train_tokenizer
 from heph_vl.optim import make_optimizer
@@ -180,7 +180,7 @@ def test_it_says_what_it_learnt_of_each_image(taught):
     wanted = [[text] for text in TEXTS]
     assert model.generate(memory) == wanted
     assert model.generate(memory, num_beams=3) == wanted
-    answers = model.answer(memory, num_samples=8)
+    answers = model.answer([memory], num_samples=8)
     assert [captions.parse(text).key for text in TEXTS] == [a.facts.key for a in answers]
     assert answers[0].deformation < 0.3
     assert min(answers[1].deformation, answers[2].deformation) > 0.7
@@ -210,6 +210,21 @@ def test_beams_find_texts_at_least_as_likely_as_the_greedy_one(tokenizer):
     assert torch.equal(best[:, :6], greedy[:, 1:7])  # the eighth must be the end
 
 
+def test_samples_come_with_their_probability(taught):
+    model, batch = taught
+    memory = model.look(batch["pixel_values"], batch["valid"]).one(1)
+    found = model._sample(memory, 6, 1.0, 0)
+    told = [p for text, p in found if text == TEXTS[1]]
+    ids = batch["input_ids"][1:2, : int(batch["attention_mask"][1].sum())]
+    with torch.no_grad():
+        logits = model.next_logits(memory, ids).log_softmax(-1)
+    expected = float(logits.gather(2, ids[:, 1:, None]).sum())
+    assert told == pytest.approx([expected] * len(told), abs=1e-3)
+    assert model._decode(memory, num_beams=1)[0][1] == pytest.approx(expected, abs=1e-3)
+    assert model._decode(memory, num_beams=3)[0][1] == pytest.approx(expected, abs=1e-3)
+    assert len(told) > 3
+
+
 def test_samples_are_those_of_the_image_and_the_seed(taught):
     model, batch = taught
     memory = model.look(batch["pixel_values"], batch["valid"])
@@ -219,6 +234,37 @@ def test_samples_are_those_of_the_image_and_the_seed(taught):
     assert [len(texts) for texts in found] == [4, 4, 4]
     assert model.generate(memory.one(2), num_samples=4, temperature=2.0, seed=5)[0] == found[2]
     assert model.generate(memory.one(2), num_samples=4, temperature=2.0, seed=6)[0] != found[2]
+
+
+def test_views_turn_the_phase_and_nothing_else():
+    phase = torch.rand(1, 8, 8) * 6
+    image = torch.stack([phase.cos(), phase.sin(), torch.rand(1, 8, 8)], dim=1)
+    image[..., 0] = 0.0  # no data
+    assert torch.equal(seen_otherwise(image, *VIEWS[0]), image)
+    turned = seen_otherwise(image, True, 0.7)[..., 1:]
+    torch.testing.assert_close(turned[:, 0], (0.7 - phase[..., 1:]).cos())
+    torch.testing.assert_close(turned[:, 1], (0.7 - phase[..., 1:]).sin())
+    assert torch.equal(seen_otherwise(image, True, 0.7)[:, 2], image[:, 2])
+    assert not seen_otherwise(image, True, 0.7)[..., 0].any()
+    shifted = seen_otherwise(image, False, 0.7)[..., 1:]
+    torch.testing.assert_close(shifted[:, 1], (phase[..., 1:] + 0.7).sin())
+
+
+def test_samples_are_of_all_views_alike(taught):
+    model, batch = taught
+    memories = model.look_often(batch["pixel_values"], batch["valid"])
+    assert len(memories) == len(VIEWS)
+    as_it_is = model.look(batch["pixel_values"], batch["valid"])
+    assert torch.equal(memories[0].states, as_it_is.states)
+    assert not torch.allclose(memories[1].states, as_it_is.states)
+    answers = model.answer(memories, num_samples=6, seed=3)
+    expected = [
+        sample
+        for view, count in enumerate((2, 2, 1, 1))
+        for sample in model._sample(memories[view].one(1), count, 1.0, 3 + view)
+    ]
+    assert answers[1].samples == tuple(expected)
+    assert len(model.answer(memories, num_samples=1)[0].samples) == 1
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ from heph_vl.models.text import (
     TextTower,
     load_tokenizer,
     save_tokenizer,
+    sentence_case,
+    sentence_spans,
     tokenize,
     train_tokenizer,
 )
@@ -148,6 +150,51 @@ def test_each_word_counts_and_every_parameter_learns(tokenizer: Any) -> None:
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize(
+    ("said", "written"),
+    [
+        ("a sill - type pattern.", "A sill-type pattern."),
+        ("a sill -type and a dyke- type", "A sill-type and a dyke-type"),
+        (
+            "noise on the left. a sill is seen! is it? yes",
+            "Noise on the left. A sill is seen! Is it? Yes",
+        ),
+        ("two  blanks .  and\nlines ", "Two blanks . And lines"),
+        ("top - left - most", "Top-left-most"),
+        ("a.b is no sentence. 3 are. x", "A.b is no sentence. 3 are. X"),
+        ("from - . to", "From - . To"),  # no words on both sides
+        ("the Mogi of GPS", "The Mogi of GPS"),
+        ("", ""),
+    ],
+)
+def test_sentence_case(said: str, written: str) -> None:
+    assert sentence_case(said) == written
+    assert sentence_case(written) == written
+
+
+@given(st.lists(st.sampled_from(CAPTIONS), min_size=1, max_size=3), st.booleans())
+def test_sentences_are_found_with_their_pieces(
+    tokenizer: Any, sentences: list[str], ended: bool
+) -> None:
+    text = " ".join(sentences) if ended else " ".join(sentences).rstrip(".")
+    ids = tokenize(tokenizer, [text], 400)["input_ids"][0]
+    found = sentence_spans(tokenizer, ids)
+    wanted = [*sentences[:-1], sentences[-1] if ended else sentences[-1].rstrip(".")]
+    assert [sentence for sentence, _ in found] == [sentence_case(s.lower()) for s in wanted]
+    spans = [span for _, span in found]
+    # All pieces between bos and eos, each once.
+    assert [i for span in spans for i in range(span.start, span.stop)] == [*range(1, len(ids) - 1)]
+    for sentence, span in found:
+        alone = tokenize(tokenizer, [sentence], 400)["input_ids"][0, 1:-1]
+        assert torch.equal(ids[span], alone)
+
+
+@pytest.mark.parametrize("text", ["", " "])
+def test_an_empty_text_has_no_sentence(tokenizer: Any, text: str) -> None:
+    assert sentence_spans(tokenizer, tokenize(tokenizer, [text], 8)["input_ids"][0]) == []
+    assert sentence_spans(tokenizer, torch.tensor([1, 2])) == []
 
 
 @pytest.mark.parametrize("missing", ["tokenizer.json", "tokenizer_config.json", "all"])

@@ -23,7 +23,8 @@ SMALL = [
     "--model.encoder.tile_size", "64", "--model.encoder.dim", "32", "--model.width", "32",
     "--model.encoder.num_latents", "8", "--model.layers", "1", "--model.context_length", "128",
     "--loop.steps", "24", "--loop.warmup_steps", "2", "--loop.checkpoint_every", "12",
-    "--loop.log_every", "1", "--loop.keep_checkpoints", "3", "--loop.evaluate_every", "0", "--optimizer.lr", "1e-2",
+    "--loop.log_every", "1", "--loop.keep_checkpoints", "3", "--loop.evaluate_every", "0",
+    "--optimizer.lr", "1e-2",
 ]  # fmt: skip
 
 FIRST_LOSSES = [7.72096, 7.18510, 6.85673]
@@ -88,7 +89,7 @@ def test_results_hold_facts_and_the_threshold(finished):
 def test_the_model_loads_and_speaks(finished):
     model = Captioner.from_pretrained(finished / "model")
     memory = model.look(torch.randn(1, 3, 96, 96), torch.ones(1, 96, 96, dtype=torch.bool))
-    (answer,) = model.answer(memory, num_samples=2)
+    (answer,) = model.answer([memory], num_samples=2)
     assert answer.facts == captions.parse(answer.text)
 
 

@@ -9,7 +9,7 @@ def agreeing(facts: CaptionFacts, other: CaptionFacts) -> frozenset[Atom]:
     """Atoms of `facts` that `other` tells as well.
 
     Patterns have no numbers of their own: those of `other` are paired with those of `facts` so that
-    as many atoms as possible agree (of equal pairings that of the earlier patterns).
+    as many atoms as possible agree.
 
     Args:
         facts: Whose atoms are looked for.
