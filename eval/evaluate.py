@@ -337,7 +337,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", dest="as_json", help="print results as JSON")
     parser.add_argument("--batch-size", type=_positive, default=8, help="images at once")
     parser.add_argument("--beams", type=_positive, help="of captions (default: agreement)")
-    parser.add_argument("--samples", type=_positive, help="texts drawn for a caption (default: 32)")
+    parser.add_argument("--samples", type=_positive, help="texts drawn for a caption (default: 64)")
     parser.add_argument("--seed", type=int, default=0, help="of shuffles and draws")
     parser.add_argument("--shuffles", type=_positive, default=5, help="permutations of the images")
     parser.add_argument("--draws", type=_positive, default=2000, help="resamples of the groups")

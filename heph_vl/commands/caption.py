@@ -33,7 +33,7 @@ def caption(
     ] = 0,
     samples: Annotated[
         int, typer.Option(min=1, help="Texts drawn; their agreement gives the confidence.")
-    ] = 32,
+    ] = 64,
     explain: Annotated[
         Path | None, typer.Option(help="Folder for pictures of where each sentence comes from.")
     ] = None,

@@ -310,7 +310,7 @@ class Captioner(nn.Module):
         self,
         memories: Sequence[Memory],
         *,
-        num_samples: int = 32,
+        num_samples: int = 64,
         num_beams: int = 0,
         seed: int = 0,
     ) -> list[Answer]:

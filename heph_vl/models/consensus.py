@@ -1,8 +1,8 @@
 """One caption of many sampled ones, and how far they agree with each of its facts.
 
-A caption is worth as much as it tells of what is there: among the sampled fact sets that is said
-whose mean F1 against all samples is highest (minimum Bayes risk, Kumar and Byrne, 2004, with fact
-F1 as the gain). The likeliest single text, which beam search looks for, may be of facts that the
+Whether it tells a deformation, their number decides. Of those that tell one, or of the others, that
+fact set is said whose mean F1 against them all is highest (minimum Bayes risk, Kumar and Byrne,
+2004, with fact F1 as the gain): a caption is worth what it tells of what is there. The likeliest single text, which beam search looks for, may be of facts that the
 other texts contradict, as the same facts can be worded in many ways.
 """
 
@@ -60,11 +60,11 @@ def choose(samples: Sequence[Sample], threshold: float, text: str | None = None)
     deformation = sum(count for facts, count in told if facts.patterns) / total
     if text is None:
         wanted = deformation >= threshold
-        # Where none tells what the threshold asks for, all stand for election.
-        stand = [one for one in best.values() if bool(one[2].patterns) == wanted] or best.values()
+        # Where none tells what the threshold asks for, all stand for election, and vote.
+        fit = [key for key, one in best.items() if bool(one[2].patterns) == wanted] or list(best)
         _, text, facts = max(
-            stand,
-            key=lambda one: sum(count * fact_f1(facts, one[2]) for facts, count in told),
+            (best[key] for key in fit),
+            key=lambda one: sum(counts[key] * fact_f1(best[key][2], one[2]) for key in fit),
         )
     else:
         facts = captions.parse(text)
