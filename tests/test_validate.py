@@ -29,7 +29,7 @@ class Scripted(Captioner):
     said = 0
 
     def answer(
-        self, memory: Memory, *, num_samples: int = 32, num_beams: int = 0, seed: int = 0
+        self, memory: Memory, *, num_samples: int = NUM_SAMPLES, num_beams: int = 0, seed: int = 0
     ) -> list[Answer]:
         samples = self.script[self.said % len(self.script)]
         self.said += 1
@@ -133,8 +133,8 @@ def test_the_threshold_lies_just_above_the_highest_share_of_a_calm_image(
     model = scripted(*map(drawn, shares))
     model.threshold = 0.9
     found = fit_threshold(model, rows)
-    assert model.threshold == found["threshold"] == 10 / 32 + 1 / 64
-    # 10 of 32 lies on a calm image's share: it is not enough; 11 is.
+    assert model.threshold == found["threshold"] == 10 / NUM_SAMPLES + 0.5 / NUM_SAMPLES
+    # 10 of them lies on a calm image's share: it is not enough; 11 is.
     assert found["miss"] == pytest.approx(1 / 3)
     assert found["hallucination"] == 0
     assert found["exact"] == pytest.approx(5 / 6)
@@ -150,7 +150,7 @@ def test_one_in_a_hundred_calm_images_may_be_given_a_deformation(
     rows = labelled(four, [CALM] * calm + [SILL], [False] * calm + [True])
     model = scripted(*map(drawn, shares))
     found = fit_threshold(model, rows)
-    assert found["threshold"] == highest / 32 + 1 / 64
+    assert found["threshold"] == highest / NUM_SAMPLES + 0.5 / NUM_SAMPLES
     assert found["hallucination"] == pytest.approx(alarms / calm)
     assert found["miss"] == (0 if alarms else 1)
 
@@ -159,7 +159,7 @@ def test_without_calm_images_every_share_is_enough(four: datasets.Dataset) -> No
     rows = labelled(four, [SILL] * 2, [True] * 2)
     model = scripted(drawn(1), drawn(0))
     found = fit_threshold(model, rows)
-    assert found["threshold"] == 1 / 64
+    assert found["threshold"] == 0.5 / NUM_SAMPLES
     assert found["miss"] == 1 / 2
     assert math.isnan(found["hallucination"])
 

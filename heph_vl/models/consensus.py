@@ -2,8 +2,9 @@
 
 Whether it tells a deformation, their number decides. Of those that tell one, or of the others, that
 fact set is said whose mean F1 against them all is highest (minimum Bayes risk, Kumar and Byrne,
-2004, with fact F1 as the gain): a caption is worth what it tells of what is there. The likeliest single text, which beam search looks for, may be of facts that the
-other texts contradict, as the same facts can be worded in many ways.
+2004, with fact F1 as the gain): a caption is worth what it tells of what is there. The likeliest
+single text, which beam search looks for, may be of facts that the other texts contradict, as the
+same facts can be worded in many ways.
 """
 
 from collections import Counter

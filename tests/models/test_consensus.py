@@ -96,6 +96,19 @@ def test_each_sample_has_a_vote_however_often_its_facts_were_drawn() -> None:
     assert say(samples, 0.5).text in (LOW_SILL, SILL)
 
 
+def test_only_those_that_agree_on_deformation_vote() -> None:
+    noise = "Noise can be detected. "
+    calm = noise + "No deformation activity can be detected."
+    told = captions.parse(noise + SILL)
+    assert captions.parse(SILL).scene < told.scene
+    # The calm ones tell noise too, but what a deformation is like is not theirs to say.
+    samples = [calm] * 4 + [SILL] * 3 + [noise + SILL] * 2
+    assert say(samples, 0.5).text == SILL
+    assert say(samples, 0.5).deformation == 5 / 9
+    assert say(samples, 0.6).text == calm
+    assert say(samples, 0.6).confidence[("noise",)] == 6 / 9  # all are asked how sure it is
+
+
 def test_the_likeliest_wording_of_the_chosen_facts_is_said() -> None:
     assert captions.parse(SILL).key == captions.parse(SILL_SAID_OTHERWISE).key
     drawn = [(SILL, -3.0), (SILL_SAID_OTHERWISE, -1.0), (DYKE, -0.1), (SILL, -3.0)]
