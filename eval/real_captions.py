@@ -55,20 +55,16 @@ def true_facts(entry: Entry, record: Annotation | None) -> CaptionFacts:
         mask = read_mask(entry.mask, image.size)
     patterns = facts_from_labels({"deformation": 1.0}, mask).patterns
     events = () if record is None else record.events
-    levels = {
-        p.type: {e.intensity for e in events if e.type == p.type and e.intensity} for p in patterns
-    }
-    return CaptionFacts(
-        patterns=tuple(
-            replace(p, intensity=levels[p.type].pop() if len(levels[p.type]) == 1 else None)
-            for p in patterns
-        )
-    )
+    found = []
+    for pattern in patterns:
+        levels = {event.intensity for event in events if event.type == pattern.type}
+        found.append(replace(pattern, intensity=levels.pop() if len(levels) == 1 else None))
+    return CaptionFacts(patterns=tuple(found))
 
 
 def patterns_alone(facts: CaptionFacts, wanted: CaptionFacts) -> CaptionFacts:
-    """The patterns that are told; without intensity where the truth knows none of any."""
-    if any(pattern.intensity for pattern in wanted.patterns) or not wanted.patterns:
+    """The patterns that are told; without intensities where the truth does not know all."""
+    if all(pattern.intensity for pattern in wanted.patterns):
         return CaptionFacts(patterns=facts.patterns)
     return CaptionFacts(patterns=tuple(replace(p, intensity=None) for p in facts.patterns))
 
@@ -180,6 +176,7 @@ def _show(results: Mapping[str, Any]) -> None:
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console()
     if not console.is_terminal:
@@ -188,7 +185,8 @@ def _show(results: Mapping[str, Any]) -> None:
     for heading in ("patch", "deformation", "true", "caption"):
         table.add_column(heading)
     for row in results["by_patch"]:
-        table.add_row(row["patch"], f"{row['deformation']:.2f}", row["true"], row["caption"])
+        told = (Text(row[name]) for name in ("true", "caption"))
+        table.add_row(Text(row["patch"]), f"{row['deformation']:.2f}", *told)
     console.print(table)
     summary = results["summary"]
     for name, scores in summary["facts"].items():

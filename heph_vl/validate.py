@@ -1,6 +1,7 @@
 """What trained models say of a split: scores, and the calibration fitted on it."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from heph_vl.caption import NUM_SAMPLES, Captioned, caption_rows
+from heph_vl.caption import NUM_SAMPLES, caption_rows
 from heph_vl.data.labels import LABELS, SOFTMAX
 from heph_vl.data.samples import read_row, whole
 from heph_vl.data.transforms import collate, encoded
@@ -20,7 +21,8 @@ from heph_vl.metrics.fact_queries import build_suites
 from heph_vl.metrics.retrieval import retrieval_metrics
 from heph_vl.models.calibration import fit_classes, fit_labels
 from heph_vl.models.captioner import Captioner
-from heph_vl.models.consensus import choose
+from heph_vl.models.consensus import Answer, choose
+from heph_vl.models.gather import gather_objects, rank_and_world
 from heph_vl.models.heads import Heads
 from heph_vl.models.prediction import Calibration
 
@@ -158,21 +160,23 @@ class Looked:
 
 
 def caption_facts(model: Captioner, rows: Any) -> dict[str, float]:
-    """How good a captioner's answers are over whole images.
+    """How good a captioner's answers are over whole images, which the ranks share out.
 
     Args:
         model: With its tokenizer, in any mode.
-        rows: Dataset rows; those that cannot be read are left out.
+        rows: Dataset rows; those that cannot be read are counted and left out.
 
     Returns:
         `fact_f1`, `deformation_f1`, `exact`, the number of `distinct` captions, `hallucination`
-        (share of images without deformation that are given one), `miss` (of those with, none).
+        (share of images without deformation that are given one), `miss` (of those with, none),
+        as far as there are such images; how many `images` there are, and `left_out`. On every
+        rank the same.
 
     Raises:
         HephError: No row could be read.
     """
-    found = caption_rows(model, rows)
-    return _caption_scores(found, rows, [answer.text for answer in found.answers])
+    answers = _answers(model, rows)
+    return _caption_scores(answers, rows, {i: answer.text for i, answer in answers.items()})
 
 
 def fit_threshold(model: Captioner, rows: Any) -> dict[str, float]:
@@ -180,39 +184,61 @@ def fit_threshold(model: Captioner, rows: Any) -> dict[str, float]:
 
     Args:
         model: Its threshold becomes the lowest at which at most `FALSE_ALARMS` of the images
-            without deformation are given one, but at most 1, which they may reach all the same.
+            without deformation are given one, but at most 1, which they may reach all the same;
+            0.5 where there are none.
         rows: Dataset rows.
 
     Returns:
-        The `threshold`, and what `caption_facts` gives with it.
+        The `threshold`, and what `caption_facts` gives with it: rates of the images that it was
+        fitted on.
 
     Raises:
         HephError: No row could be read.
     """
     model.threshold = 0.5
-    found = caption_rows(model, rows)
+    answers = _answers(model, rows)
     kinds = rows["activity_types"]
-    still = sorted(
-        answer.deformation
-        for position, answer in zip(found.positions, found.answers, strict=True)
-        if not kinds[position]
-    )
-    allowed = int(FALSE_ALARMS * len(still))
-    highest = still[-1 - allowed] if len(still) > allowed else 0.0  # must not reach the threshold
-    model.threshold = min(1.0, highest + 0.5 / NUM_SAMPLES)
-    texts = [choose(answer.samples, model.threshold).text for answer in found.answers]
-    return {"threshold": model.threshold} | _caption_scores(found, rows, texts)
+    still = sorted(answer.deformation for i, answer in answers.items() if not kinds[i])
+    if still:
+        highest = still[-1 - int(FALSE_ALARMS * len(still))]  # must not reach the threshold
+        model.threshold = min(1.0, highest + 0.5 / NUM_SAMPLES)
+    texts = {i: choose(answer.samples, model.threshold).text for i, answer in answers.items()}
+    return {"threshold": model.threshold} | _caption_scores(answers, rows, texts)
 
 
-def _caption_scores(found: Captioned, rows: Any, texts: list[str]) -> dict[str, float]:
+def _answers(model: Captioner, rows: Any) -> dict[int, Answer]:
+    """Answers of all ranks' images by position; each rank looks at its share."""
+    rank, world = rank_and_world()
+    own = range(rank, len(rows), world)
+    found: dict[int, Answer] = {}
+    problem: HephError | None = None
+    try:
+        captioned = caption_rows(model, rows.select(own))
+        found = {own[i]: a for i, a in zip(captioned.positions, captioned.answers, strict=True)}
+    except HephError as error:  # none of the share can be read: the others may have some
+        problem = error
+    answers = {i: a for part in gather_objects(found) for i, a in part.items()}
+    if not answers:
+        raise problem or HephError("images", "none could be read", "check the dataset")
+    return dict(sorted(answers.items()))
+
+
+def _caption_scores(
+    answers: Mapping[int, Answer], rows: Any, texts: Mapping[int, str]
+) -> dict[str, float]:
     kinds, references = rows["activity_types"], rows["caption"]
-    deforms = np.array([bool(kinds[i]) for i in found.positions])
-    counts = count_facts([references[i] for i in found.positions], texts)
-    return {
+    deforms = np.array([bool(kinds[i]) for i in answers])
+    counts = count_facts([references[i] for i in answers], [texts[i] for i in answers])
+    found = {
         "fact_f1": counts.f1(),
         "deformation_f1": counts.f1("deformation"),
         "exact": float(counts.exact.mean()),
-        "distinct": float(len(set(texts))),
-        "hallucination": float(counts.told[~deforms].mean()) if not deforms.all() else math.nan,
-        "miss": float((~counts.told[deforms]).mean()) if deforms.any() else math.nan,
+        "distinct": float(len(set(texts.values()))),
+        "images": float(len(answers)),
+        "left_out": float(len(rows) - len(answers)),
     }
+    if not deforms.all():
+        found["hallucination"] = float(counts.told[~deforms].mean())
+    if deforms.any():
+        found["miss"] = float((~counts.told[deforms]).mean())
+    return found

@@ -123,7 +123,7 @@ def main(config: Config, resume: bool) -> None:
     parts = [parquet.load(path, "train") for path in (config.data.path, *config.data.more)]
     rows = parquet.join(parts)
     validation = parquet.load(config.data.path, "val")
-    step = max(1, len(validation) // config.data.evaluate_images)
+    step = -(-len(validation) // config.data.evaluate_images)
     some = validation.select(range(0, len(validation), step))
     start = Captioner.from_pretrained(str(config.init.path)) if config.init.whole else None
     run = Run.start(
@@ -202,10 +202,9 @@ def main(config: Config, resume: bool) -> None:
     )
 
     # Measure
-    if run.is_main:
-        found = fit_threshold(average.model, validation)
-        run.save_model(average.model.save_pretrained)
-        run.write_results({"split": "val", **found})
+    found = fit_threshold(average.model, validation)
+    run.save_model(average.model.save_pretrained)
+    run.write_results({"split": "val", **found})
     accelerator.wait_for_everyone()
 
 

@@ -33,6 +33,7 @@ class CaptionPredictions:
         positions: Of the n images in the gallery.
         texts: n captions.
         confidence: n times the confidence of each atom that is told, or None.
+        deformation: n times how sure it is that anything deforms, or None.
         about: Where they come from, for the results.
         unreadable: Images left out, one line each.
     """
@@ -40,6 +41,7 @@ class CaptionPredictions:
     positions: list[int]
     texts: list[str]
     confidence: list[Confidence] | None
+    deformation: list[float] | None
     about: dict[str, Any]
     unreadable: list[str]
 
@@ -77,7 +79,7 @@ def read_caption_predictions(
     Raises:
         HephError: With file and line, if anything is missing, repeated or of a wrong kind.
     """
-    found: dict[int, tuple[str, Confidence | None]] = {}
+    found: dict[int, tuple[str, Confidence | None, float | None]] = {}
     wanted = set(gallery.unique_ids)
     ignored = 0
     try:
@@ -91,11 +93,11 @@ def read_caption_predictions(
         if not line.strip():
             continue
         where = f"{path}:{number}"
-        unique_id, text, confidence = _read_line(line, where)
+        unique_id, text, confidence, share = _read_line(line, where)
         if unique_id in found:
             raise HephError(where, f"unique_id {unique_id} twice", "give each image once")
         if unique_id in wanted:
-            found[unique_id] = text, confidence
+            found[unique_id] = text, confidence, share
         else:
             ignored += 1
     missing = [i for i, uid in enumerate(gallery.unique_ids) if uid not in found]
@@ -108,20 +110,23 @@ def read_caption_predictions(
         raise HephError(str(path), what, "give one line for each image of the split")
     kept = [i for i in range(len(gallery.unique_ids)) if i not in reasons]
     answers = [found[gallery.unique_ids[i]] for i in kept]
-    sure = [confidence for _, confidence in answers if confidence is not None]
-    if 0 < len(sure) < len(answers):
-        what = f"fact_confidence in {len(sure)} of {len(answers)} lines"
-        raise HephError(str(path), what, "give it in all lines or in none")
+    sure = [confidence for _, confidence, _ in answers if confidence is not None]
+    deformation = [sure_of for _, _, sure_of in answers if sure_of is not None]
+    for name, given in (("fact_confidence", len(sure)), ("deformation", len(deformation))):
+        if 0 < given < len(answers):
+            what = f"{name} in {given} of {len(answers)} lines"
+            raise HephError(str(path), what, "give it in all lines or in none")
     return CaptionPredictions(
         kept,
-        [text for text, _ in answers],
+        [text for text, _, _ in answers],
         sure or None,
+        deformation or None,
         {"predictions_sha256": hashlib.sha256(content).hexdigest(), "ignored_images": ignored},
         [str(reason) for reason in reasons.values()],
     )
 
 
-def _read_line(line: str, where: str) -> tuple[int, str, Confidence | None]:
+def _read_line(line: str, where: str) -> tuple[int, str, Confidence | None, float | None]:
     try:
         values = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -133,12 +138,15 @@ def _read_line(line: str, where: str) -> tuple[int, str, Confidence | None]:
         raise HephError(f"{where}: unique_id", f"{unique_id!r}", "give the image's number")
     if type(text) is not str:
         raise HephError(f"{where}: caption", f"{text!r}", "give a text")
+    deformation = values.get("deformation")
+    if deformation is not None:
+        deformation = _probability(deformation, f"{where}: deformation")
     given = values.get("fact_confidence")
     if given is None:
-        return unique_id, text, None
+        return unique_id, text, None, deformation
     atoms = captions.parse(text).atoms()
     try:
-        confidence = {tuple(atom): float(p) for atom, p in given}
+        confidence = {tuple(atom): p for atom, p in given}
     except (TypeError, ValueError) as error:
         fix = 'give [[["noise"], 0.9], ...]'
         raise HephError(f"{where}: fact_confidence", f"unreadable: {error}", fix) from error
@@ -146,6 +154,11 @@ def _read_line(line: str, where: str) -> tuple[int, str, Confidence | None]:
         if atom not in atoms:
             what = f"{list(atom)} is not told by the caption"
             raise HephError(f"{where}: fact_confidence", what, "give only what it tells")
-        if not 0 <= p <= 1:
-            raise HephError(f"{where}: fact_confidence", f"{p}", "give a number from 0 to 1")
-    return unique_id, text, confidence
+        confidence[atom] = _probability(p, f"{where}: fact_confidence")
+    return unique_id, text, confidence, deformation
+
+
+def _probability(value: Any, where: str) -> float:
+    if type(value) not in (int, float) or not 0 <= value <= 1:
+        raise HephError(where, f"{str(value)[:40]}", "give a number from 0 to 1")
+    return float(value)

@@ -9,7 +9,7 @@ factor of two between them: every table must say which it is of.
              word, punctuation is left out
     words    letters and digits: "sill-type" is two words
 
-A hyphen with blanks around it, as decoders of pieces write it, is read as one without in both.
+A hyphen with blanks beside it, as decoders of pieces write it, is read as one without in both.
 """
 
 import re
@@ -22,8 +22,8 @@ import numpy as np
 from heph_vl.errors import HephError
 from heph_vl.metrics.bootstrap import Floats
 
-_PTB = re.compile(r"[a-z0-9]+(?:[-'][a-z0-9]+)*")
-_WORDS = re.compile(r"[a-z0-9]+")
+_PTB = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*")
+_WORDS = re.compile(r"[^\W_]+")
 TOKENIZATIONS: dict[str, re.Pattern[str]] = {"ptb": _PTB, "words": _WORDS}
 
 
@@ -56,7 +56,7 @@ def words_of(text: str, tokenization: str) -> str:
     if tokenization not in TOKENIZATIONS:
         fix = f"use {' or '.join(TOKENIZATIONS)}"
         raise HephError("tokenization", f"{tokenization!r} is none", fix)
-    joined = re.sub(r"(?<=\w) +- +(?=\w)", "-", text.lower())
+    joined = re.sub(r"(?<=\w) *[-\u2010\u2011\u2013] *(?=\w)", "-", text.lower())
     return " ".join(TOKENIZATIONS[tokenization].findall(joined))
 
 

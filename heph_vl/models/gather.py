@@ -45,6 +45,29 @@ def gather_rows(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(_gather(tensor, lengths) for tensor in tensors)
 
 
+def gather_objects(value: Any) -> list[Any]:
+    """One value of each rank, in rank order, on every rank; without process group the own one.
+
+    Args:
+        value: Anything that can be pickled, small.
+
+    Returns:
+        As many as there are ranks.
+    """
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return [value]
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, value)
+    return found
+
+
+def rank_and_world() -> tuple[int, int]:
+    """The rank of this process, and how many there are."""
+    if not dist.is_available() or not dist.is_initialized():
+        return 0, 1
+    return dist.get_rank(), dist.get_world_size()
+
+
 def _gather(tensor: Tensor, lengths: list[int]) -> Tensor:
     # Neither gloo nor nccl promises bool.
     sent = tensor.to(torch.uint8) if tensor.dtype == torch.bool else tensor

@@ -132,6 +132,11 @@ def part(entries: Mapping[str, Any], name: str, keys: Sequence[str], where: str)
     if not isinstance(found, dict) or set(keys) - found.keys():
         what = f"the entry {name}: {{{', '.join(keys)}}} is missing"
         raise HephError(where, what, "save it again")
+    for key in keys:
+        value = found[key]
+        if not isinstance(value, str) or (key == "path" and not _is_inside(value)):
+            fix = "give a text, and as a path one inside the folder"
+            raise HephError(where, f"{name}.{key} is {value!r}", fix)
     return found
 
 
@@ -214,6 +219,10 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
     if not fits:
         raise HephError(where, f"{value!r} is not {hint}", _AGAIN)
     return value
+
+
+def _is_inside(path: str) -> bool:
+    return not Path(path).is_absolute() and ".." not in Path(path).parts
 
 
 def _encode(state: Mapping[str, Tensor]) -> bytes:

@@ -41,7 +41,7 @@ CONSTANT = "No deformation."
 COMMONEST = "Turbulent mixing. Noise. No deformation."  # of the training split
 GALLERY = Gallery([7, 3, 5, 1], REFERENCES, ["etna", "etna", "askja", "fogo"], ["real"] * 4)
 DEFORMS = [True, True, False, False]
-PREDICTIONS = CaptionPredictions([0, 1, 2, 3], TEXTS, None, {"whose": "ours"}, [])
+PREDICTIONS = CaptionPredictions([0, 1, 2, 3], TEXTS, None, None, {"whose": "ours"}, [])
 OTHERS = {"constant": [CONSTANT] * 4, "heads": [REFERENCES[0], TEXTS[1], CONSTANT, REFERENCES[3]]}
 
 
@@ -192,7 +192,7 @@ def test_distinct_captions_are_counted() -> None:
 def test_equal_groups_have_no_width() -> None:
     names = [f"volcano {i}" for i in range(8) for _ in range(4)]
     gallery = Gallery(list(range(32)), REFERENCES * 8, names, ["real"] * 32)
-    predictions = CaptionPredictions(list(range(32)), TEXTS * 8, None, {}, [])
+    predictions = CaptionPredictions(list(range(32)), TEXTS * 8, None, None, {}, [])
     others = {name: texts * 8 for name, texts in OTHERS.items()}
     metrics = score(gallery, predictions, DEFORMS * 8, others)["sides"]["all"]["metrics"]
     found = metrics["fact_f1"]["systems"]["model"]
@@ -211,7 +211,7 @@ def test_equal_groups_have_no_width() -> None:
 
 def test_unreadable_images_are_left_out_of_everything() -> None:
     predictions = CaptionPredictions(
-        [0, 2, 3], [TEXTS[i] for i in (0, 2, 3)], None, {"whose": "ours"}, ["3: no image"]
+        [0, 2, 3], [TEXTS[i] for i in (0, 2, 3)], None, None, {"whose": "ours"}, ["3: no image"]
     )
     others = {"constant": [CONSTANT] * 3}
     results = score(GALLERY, predictions, DEFORMS, others)
@@ -265,7 +265,7 @@ def test_there_is_no_auroc_where_all_facts_are_right() -> None:
     texts = [CONSTANT] * 4
     sure: list[Any] = [{("no_deformation",): 0.9}] * 4
     gallery = dataclasses.replace(GALLERY, captions=texts)
-    predictions = CaptionPredictions([0, 1, 2, 3], texts, sure, {}, [])
+    predictions = CaptionPredictions([0, 1, 2, 3], texts, sure, None, {}, [])
     found = score(gallery, predictions)["confidence"]
     assert found["all"]["auroc"] is None
     assert found["all"]["ece"] == pytest.approx(0.1)

@@ -39,8 +39,9 @@ def test_types_and_places_come_from_the_mask_and_intensity_from_the_record(place
     event = replace(record.events[0], type="sill", intensity="high")
     one = replace(record, events=(event, replace(event, type="dyke", intensity="low")))
     assert true_facts(crop, one).patterns == (replace(sill, intensity="high"),)
-    two = replace(record, events=(event, replace(event, intensity="low")))
-    assert true_facts(crop, two).patterns == (sill,)
+    for other in ("low", None):
+        two = replace(record, events=(event, replace(event, intensity=other)))
+        assert true_facts(crop, two).patterns == (sill,)
 
 
 def test_what_the_truth_does_not_know_is_not_scored() -> None:
@@ -50,6 +51,8 @@ def test_what_the_truth_does_not_know_is_not_scored() -> None:
     known = CaptionFacts(patterns=(Pattern("sill", "high", frozenset({"left"})),))
     assert patterns_alone(said, known).patterns == said.patterns
     assert patterns_alone(said, CaptionFacts()).patterns == said.patterns  # a false alarm
+    some = CaptionFacts(patterns=(*known.patterns, *unknown.patterns))
+    assert patterns_alone(said, some) == unknown
 
 
 def test_a_summary_by_hand() -> None:

@@ -150,6 +150,16 @@ def test_an_image_without_text_teaches_no_words(tokenizer):
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
+def test_a_batch_without_any_text_has_a_loss(tokenizer):
+    model = make(tokenizer, **ROOM)
+    batch = make_batch(tokenizer, [0, 1])
+    batch |= {"input_ids": torch.full((2, 1), PAD_ID), "attention_mask": torch.zeros(2, 1).long()}
+    loss, logs = captioner_loss(model, batch)
+    loss.backward()
+    assert float(logs["text"]) == 0
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
 def test_every_parameter_learns(tokenizer):
     model = make(tokenizer, **ROOM)
     loss, _ = captioner_loss(model, make_batch(tokenizer, [0, 1]))
@@ -208,6 +218,23 @@ def test_beams_find_texts_at_least_as_likely_as_the_greedy_one(tokenizer):
     greedy = decode(1)
     best = model.next_logits(memory, greedy).argmax(-1)
     assert torch.equal(best[:, :6], greedy[:, 1:7])  # the eighth must be the end
+
+
+def test_beams_prefer_likely_texts_to_long_ones(tokenizer):
+    """Two of three texts are short: an equal image must be told so, however many beams."""
+    torch.manual_seed(0)
+    model = make(tokenizer, **ROOM, dropout=0.0, width=64)
+    batch = make_batch(tokenizer, [0, 0, 1])
+    for name in ("pixel_values", "mask"):
+        batch[name] = batch[name][:1].expand_as(batch[name]).contiguous()
+    optimizer = make_optimizer(model, 3e-3, 0.0)
+    for _ in range(120):
+        loss, _ = captioner_loss(model, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    memory = model.eval().look(batch["pixel_values"][:1], batch["valid"][:1])
+    assert model.generate(memory) == model.generate(memory, num_beams=4) == [[TEXTS[0]]]
 
 
 def test_samples_come_with_their_probability(taught):
@@ -281,6 +308,8 @@ def test_impossible_wishes(taught, how, message):
     memory = model.look(batch["pixel_values"], batch["valid"])
     with pytest.raises(HephError, match=message):
         model.generate(memory, **how)
+    with pytest.raises(HephError, match="0 samples"):
+        model.answer([memory], num_samples=0)
 
 
 def test_phrases_come_from_their_place(taught):
@@ -347,6 +376,8 @@ def test_saved_and_loaded_it_says_the_same(taught, tmp_path):
         ({"encoder": {"path": "encoder"}}, "the entry encoder"),
         ({"tokenizer": {"sha256": "0" * 64}}, "another model's tokenizer"),
         ({"model": "retriever"}, "this is a saved retriever"),
+        ({"encoder": {"path": "../model/encoder", "sha256": "0"}}, "one inside the folder"),
+        ({"tokenizer": {"sha256": 5}}, "sha256 is 5"),
     ],
 )
 def test_broken_folders(taught, tmp_path, change, message):
@@ -368,7 +399,14 @@ def test_all_weights_are_taken_only_from_one_made_alike(taught, tokenizer):
 
 @pytest.mark.parametrize(
     "change",
-    [{"heads": 5}, {"context_length": 2}, {"num_tokens": 0}, {"dropout": 1.0}],
+    [
+        {"heads": 5},
+        {"heads": 0},
+        {"layers": 0},
+        {"context_length": 2},
+        {"num_tokens": 0},
+        {"dropout": 1.0},
+    ],
 )
 def test_impossible_sizes(change):
     with pytest.raises(HephError, match="model"):
