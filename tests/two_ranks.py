@@ -24,6 +24,7 @@ from heph_vl.errors import HephError
 from heph_vl.loop import LoopConfig
 from heph_vl.models import captioner, retriever
 from heph_vl.models.captioner import captioner_loss
+from heph_vl.models.gather import gather_objects, rank_and_world
 from heph_vl.models.retriever import retriever_loss
 from heph_vl.run import AcceleratorConfig, Run, make_accelerator
 from tests import tiny_captioner
@@ -144,6 +145,15 @@ def captioner_loss_equals_one_process(accelerator: Accelerator, folder: Path) ->
         assert difference <= 1e-5 * (1 + parameter.grad.norm()), name
 
 
+def objects_come_from_all_ranks_in_order(accelerator: Accelerator, folder: Path) -> None:
+    rank = accelerator.process_index
+    assert rank_and_world() == (rank, 2)
+    assert gather_objects({"rank": rank, "own": [rank] * rank}) == [
+        {"rank": 0, "own": []},
+        {"rank": 1, "own": [1]},
+    ]
+
+
 CHECKS: list[Check] = [
     training_equals_one_process,
     resume_equals_the_unbroken_run,
@@ -151,6 +161,7 @@ CHECKS: list[Check] = [
     a_batch_that_cannot_be_shared_is_refused,
     retriever_loss_equals_one_process,
     captioner_loss_equals_one_process,
+    objects_come_from_all_ranks_in_order,
 ]
 
 
