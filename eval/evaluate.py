@@ -236,7 +236,10 @@ def _captions(options: argparse.Namespace, rows: Any) -> dict[str, Any]:
     from heph_vl.metrics.caption_predictions import read_caption_predictions
 
     gallery = read_gallery(rows)
-    train = load(options.data, "train")  # its commonest caption is the constant one
+    train = None
+    # A dataset of held-out images alone has no training split.
+    with contextlib.suppress(HephError):
+        train = load(options.data, "train")
     others: dict[str, Sequence[str]] = {}
     if options.model is not None:
         from heph_vl.caption import NUM_SAMPLES, look_at_rows
@@ -254,7 +257,8 @@ def _captions(options: argparse.Namespace, rows: Any) -> dict[str, Any]:
                 num_samples=options.samples or NUM_SAMPLES,
                 num_beams=options.beams or 0,
             )
-        if options.split != "train":  # there each image is its own neighbour
+        # In the training split each image is its own neighbour.
+        if train is not None and options.split != "train":
             with _progress("Looking at training images", len(train)) as progress:
                 positions, seen = look_at_rows(captioner, train, progress=progress)
             texts = [train["caption"][i] for i in positions]
@@ -262,7 +266,8 @@ def _captions(options: argparse.Namespace, rows: Any) -> dict[str, Any]:
     else:
         unreadable = partial(_why_unreadable, rows)
         found = read_caption_predictions(options.predictions, gallery, unreadable)
-    others["constant"] = [commonest(train["caption"])] * len(found.texts)
+    others["constant"] = [commonest((train or rows)["caption"])] * len(found.texts)
+    found.about["constant_from"] = options.split if train is None else "train"
     if options.heads is not None:
         others["heads"], found.about["heads"] = heads_captions(options.heads, rows, found.positions)
     source = options.model or options.predictions

@@ -34,6 +34,7 @@ Progress = Callable[[int, int], None]
 Texts = Mapping[str, Sequence[str]]
 MODEL, CONSTANT = "model", "constant"
 SIDES = ("all", "deformation", "none")
+PARTED = ("rouge_l", "meteor", "cider_d")  # means over texts
 COMPARED = (CONSTANT, "neighbour", "heads")  # with these the model's differences have intervals
 
 
@@ -189,7 +190,7 @@ def score_captions(
     systems["true facts"] = [captions.compose(captions.parse(c)) for c in readable.captions]
     counts = {name: count_facts(readable.captions, texts) for name, texts in systems.items()}
     grams = {
-        cut: {name: n_gram_scores(readable.captions, texts, cut) for name, texts in systems.items()}
+        cut: {name: n_gram_scores(readable.captions, t, cut, PARTED) for name, t in systems.items()}
         for cut in TOKENIZATIONS
     }
     sides: dict[str, Any] = {}
@@ -204,12 +205,12 @@ def score_captions(
         )
         metrics = _facts({name: c.of(members) for name, c in counts.items()}, drawn, side)
         for cut, scored in grams.items():
-            # Document frequencies of all images; BLEU has no parts and is counted anew.
+            # Document frequencies are those of all images; BLEU is of a side's texts together.
             each = {
                 name: {metric: values[members] for metric, values in s.each.items()}
                 for name, s in scored.items()
             }
-            for metric in ("rouge_l", "meteor", "cider_d"):
+            for metric in PARTED:
                 found = {name: drawn.mean(values[metric]) for name, values in each.items()}
                 metrics[f"{metric}_{cut}"] = _compared(found, drawn)
             for name, texts in systems.items():
@@ -299,7 +300,7 @@ def _compared(statistics: Mapping[str, Statistic], drawn: Clusters) -> dict[str,
 def _confidence(
     references: Sequence[str], predictions: CaptionPredictions
 ) -> dict[str, Any] | None:
-    """Whether confident facts are true: of all facts told, of deformations, and the rest."""
+    """Whether confident facts are true: of all that are told, and of those on deformation."""
     if predictions.confidence is None:
         return None
     told: dict[str, list[tuple[float, bool]]] = {"all": [], "deformation": []}

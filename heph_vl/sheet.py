@@ -126,6 +126,8 @@ def spotlight(picture: Image.Image, heat: Heat) -> Image.Image:
     pixels = np.asarray(picture.convert("RGBA")).astype(np.float32)
     pixels[..., :3] = 255 - share * (255 - pixels[..., :3])
     drawn = Image.fromarray(pixels.astype(np.uint8))
+    if not heat.cells.any():  # no place speaks for it: no peak
+        return drawn
     x = heat.peak[0] * picture.width / width
     y = heat.peak[1] * picture.height / height
     radius = max(5.0, 1.5 * CELL * picture.width / width)

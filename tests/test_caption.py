@@ -1,5 +1,6 @@
 """`heph-vl caption` on files: entries, tables, pictures of where sentences come from, errors."""
 
+import inspect
 import json
 
 import numpy as np
@@ -9,7 +10,8 @@ import torch
 from PIL import Image
 
 from heph_vl import cli
-from heph_vl.caption import caption_files, caption_rows, look_at_rows
+from heph_vl.caption import NUM_SAMPLES, caption_files, caption_rows, look_at_rows
+from heph_vl.commands.caption import caption as caption_command
 from heph_vl.data import captions
 from heph_vl.data.parquet import load, write_parquet
 from heph_vl.detect import read_picture
@@ -296,3 +298,8 @@ def test_no_row_could_be_read(place):
         look_at_rows(model, rows, progress=lambda done, total: None)
     with pytest.raises(HephError, match="none of 0 could be read"):
         caption_rows(model, [])
+
+
+def test_the_command_draws_as_many_as_the_threshold_was_fitted_with():
+    default = inspect.signature(caption_command).parameters["samples"].default
+    assert default == NUM_SAMPLES

@@ -161,3 +161,13 @@ def test_a_page_of_phrases_that_cannot_be_written_is_told(tmp_path: Path) -> Non
     (tmp_path / "file").write_text("")
     with pytest.raises(HephError, match="could not be written"):
         draw_phrases(picture, [], tmp_path / "file" / "why.png")
+
+
+def test_a_map_of_nothing_has_no_peak() -> None:
+    picture = Image.new("RGBA", (64, 64), (10, 20, 30, 255))
+    blank = np.asarray(spotlight(picture, Heat(np.zeros((4, 4), np.float32), (64, 64))))
+    assert len(np.unique(blank.reshape(-1, 4), axis=0)) == 1
+    cells = np.zeros((4, 4), np.float32)
+    cells[1, 2] = 1.0
+    ringed = np.asarray(spotlight(picture, Heat(cells, (64, 64))))
+    assert (ringed[..., :3].sum(-1) == 0).any()

@@ -10,7 +10,7 @@ import datasets
 import evaluate
 
 from heph_vl.metrics.caption_facts import GROUPS, count_facts
-from heph_vl.metrics.n_grams import N_GRAMS, words_of
+from heph_vl.metrics.n_grams import N_GRAMS, n_gram_scores
 
 
 def _info(description: str | None, citation: str) -> Any:
@@ -33,10 +33,7 @@ class _NGrams(evaluate.Metric):  # type: ignore[misc]
     def _compute(
         self, predictions: list[str], references: list[str], tokenization: str = "ptb"
     ) -> dict[str, Any]:
-        cut = [
-            [words_of(text, tokenization) for text in side] for side in (references, predictions)
-        ]
-        found = N_GRAMS[self.name_of_score](*cut)
+        found = n_gram_scores(references, predictions, tokenization, [self.name_of_score])
         return {**found.corpus, "tokenization": tokenization}
 
 

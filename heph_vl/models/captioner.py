@@ -248,8 +248,6 @@ class Captioner(nn.Module):
         Raises:
             HephError: If the model has no tokenizer, or a number is out of range.
         """
-        if self.tokenizer is None:
-            raise HephError("captioner", "it has no tokenizer", "load it with from_pretrained")
         if num_beams < 1 or num_samples < 0 or not 0 < temperature < float("inf"):
             what = f"{num_beams} beams, {num_samples} samples, temperature {temperature}"
             raise HephError("generate", what, "at least 1, at least 0, and above 0")
@@ -283,6 +281,8 @@ class Captioner(nn.Module):
     def _decode(self, memory: Memory, **how: Any) -> list[tuple[str, float]]:
         from transformers.modeling_outputs import BaseModelOutput
 
+        if self.tokenizer is None:
+            raise HephError("captioner", "it has no tokenizer", "load it with from_pretrained")
         was_training = self.training
         self.eval()
         try:
@@ -313,7 +313,7 @@ class Captioner(nn.Module):
         self,
         memories: Sequence[Memory],
         *,
-        num_samples: int = 64,
+        num_samples: int,
         num_beams: int = 0,
         seed: int = 0,
     ) -> list[Answer]:

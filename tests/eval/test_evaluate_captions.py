@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import json
+import re
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -645,3 +647,29 @@ def test_a_broken_captioner_is_told(
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "no tokenizer.json here" in error
+
+
+def test_without_a_training_split_the_constant_is_of_the_split_itself(
+    root: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(root / "dataset", tmp_path / "dataset")
+    for path in (tmp_path / "dataset" / "data").glob("train*"):
+        path.unlink()
+    card = tmp_path / "dataset" / "README.md"
+    kept = re.sub(r" *- split: train\n *path: .*\n", "", card.read_text())
+    card.write_text(kept.replace("version: 0.1.", "version: 0.2."))  # `datasets` caches by it
+    manifest = tmp_path / "dataset" / "heph_vl.json"
+    told = json.loads(manifest.read_text())
+    del told["splits"]["train"]
+    sizes = {name: size for name, size in told["files"].items() if "train" not in name}
+    told["files"] = sizes | {"README.md": card.stat().st_size}
+    manifest.write_text(json.dumps(told))
+    path = write(tmp_path / "mine.jsonl", true_lines(root))
+    words = ["--predictions", str(path), "--draws", "20"]
+    for dataset, source in ((tmp_path / "dataset", "test"), (root / "dataset", "train")):
+        out = tmp_path / f"{source}.json"
+        assert main(["--data", str(dataset), *words, "--out", str(out)]) == 0
+        results = json.loads(out.read_text())
+        assert results["constant_from"] == source
+        rows = load(root / "dataset", source)
+        assert results["commonest"]["constant"] == commonest(rows["caption"])

@@ -419,6 +419,8 @@ def test_without_a_tokenizer_it_neither_speaks_nor_is_saved(tmp_path):
     with pytest.raises(HephError, match="no tokenizer"):
         model.generate(memory)
     with pytest.raises(HephError, match="no tokenizer"):
+        model.answer([memory], num_samples=1)
+    with pytest.raises(HephError, match="no tokenizer"):
         model.save_pretrained(tmp_path)
 
 

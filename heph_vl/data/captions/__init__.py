@@ -7,8 +7,8 @@
     captions.compose(facts)  # the same facts in the dataset's wording
 
 `facts` holds the types and the algebra (entailment, mirror, fact dropout, arrays), `lexicon` the
-words; `chunks` and `parser` read text, `writer` writes it; `cropping` tells what a crop of the
-image still shows.
+words; `chunks` and `parser` read text, `writer` writes it, `agreement` compares two; `cropping`
+tells what a crop of the image still shows.
 """
 
 from heph_vl.data.captions.cropping import Crop, crop, region_box, shows
