@@ -67,6 +67,38 @@ def draw_hits(
     _save(page, Path(path))
 
 
+def tile_pictures(
+    tiles: Sequence[tuple[str, Image.Image]], path: str | Path, *, columns: int, scale: int = 1
+) -> None:
+    """Write pictures of one size as a grid, each with its text below.
+
+    Args:
+        tiles: Text and picture of each.
+        path: The picture to write.
+        columns: Pictures in a row.
+        scale: Each pixel is drawn as a square of so many.
+
+    Raises:
+        HephError: If there is nothing to draw or the file cannot be written.
+    """
+    if not tiles:
+        raise HephError(str(path), "no pictures to draw", "ask for at least one")
+    font = ImageFont.load_default(11)
+    width, height = (side * scale for side in tiles[0][1].size)
+    texts = [_wrap(text, font, width, _LINES) for text, _ in tiles]
+    lines = max(map(len, texts))
+    step = width + _MARGIN, height + lines * _LINE_HEIGHT + _MARGIN
+    rows = -(-len(tiles) // columns)
+    page = Image.new("RGB", (columns * step[0] + _MARGIN, rows * step[1] + _MARGIN), _PAPER)
+    draw = ImageDraw.Draw(page)
+    for i, ((_, picture), text) in enumerate(zip(tiles, texts, strict=True)):
+        x, y = _MARGIN + i % columns * step[0], _MARGIN + i // columns * step[1]
+        page.paste(picture.convert("RGB").resize((width, height), Image.Resampling.NEAREST), (x, y))
+        for j, line in enumerate(text):
+            draw.text((x, y + height + j * _LINE_HEIGHT), line, _INK, font)
+    _save(page, Path(path))
+
+
 def draw_phrases(
     picture: Image.Image, phrases: Sequence[tuple[str, Heat]], path: str | Path, *, title: str = ""
 ) -> None:

@@ -1,0 +1,51 @@
+"""A phase of a mean phasor: what a network is unsure of becomes grain, as in real pictures."""
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Of neighbouring pixels' noise in (_SIDE, 1, _SIDE) along rows and columns: phasors of grain in
+# simulated previews are alike by 0.22 one pixel apart, 0.08 across a corner and 0 two apart, beyond
+# what they have in common everywhere (benchmarks/grain.py prints it).
+_SIDE = 0.15
+
+
+def draw_phase(
+    phasor: NDArray[np.complexfloating], rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Wrapped phases whose mean phasor is the given one.
+
+    The phase is that of a fixed arrow plus complex Gaussian noise, correlated between neighbouring
+    pixels; the arrow is as long as makes the mean of the unit phasors as long as asked for.
+
+    Args:
+        phasor: (..., H, W) complex, modulus at most 1.
+        rng: Source of the noise.
+
+    Returns:
+        (..., H, W) float32 [rad] in (-pi, pi].
+    """
+    modulus = np.abs(phasor)
+    lengths, resultants = _arrows()
+    arrow = np.interp(modulus, resultants, lengths) * np.exp(1j * np.angle(phasor))
+    noise = np.empty(phasor.shape, dtype=np.complex64)
+    noise.real, noise.imag = rng.standard_normal((2, *phasor.shape), dtype=np.float32)
+    for axis in (-1, -2):
+        noise = noise + _SIDE * (np.roll(noise, 1, axis) + np.roll(noise, -1, axis))
+    noise /= np.sqrt(2) * (1 + 2 * _SIDE**2)  # of unit power: its square mean is 1
+    return np.angle(arrow + noise).astype(np.float32)
+
+
+@lru_cache(maxsize=1)
+def _arrows() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Lengths of an arrow in noise of unit power, and those of the mean unit phasor.
+
+    Mean of the cosine of a Rician phase, K = length^2 (Gudbjartsson and Patz 1995, of its Bessel
+    functions): sqrt(pi K) / 2 exp(-K / 2) (I0(K / 2) + I1(K / 2)).
+    """
+    from scipy.special import ive
+
+    length = np.linspace(0, 12, 1201)
+    k = length**2
+    return length, np.sqrt(np.pi * k) / 2 * (ive(0, k / 2) + ive(1, k / 2))
