@@ -3,7 +3,8 @@
 Layout: `<root>/<frameID>/interferograms/<primary>_<secondary>/<primary>_<secondary>.geo.diff.png`
 with `.geo.cc.png` (coherence) and, where simulated from a record, `.geo.mask.png` (class ids as
 rendered) beside it; annotations in `<root>/annotations/` or given separately.
-Real and simulated archives are alike; `<root>/simulation.json` marks a simulated one.
+Real and simulated archives are alike; `<root>/simulation.json` marks a simulated one,
+`<root>/generation.json` a generated one.
 """
 
 import os
@@ -24,6 +25,7 @@ IMAGE_SUFFIX = ".geo.diff.png"
 COHERENCE_SUFFIX = ".geo.cc.png"
 MASK_SUFFIX = ".geo.mask.png"
 SIMULATION_FILE = "simulation.json"
+GENERATION_FILE = "generation.json"
 _ANNOTATIONS = ("annotations", "annotations.tar.gz", "annotations.zip", "annotations.json")
 
 
@@ -84,8 +86,9 @@ class Archive:
 
     @property
     def source(self) -> str:
-        """`simulated` if the archive says so itself, else `real`."""
-        return "simulated" if (self.root / SIMULATION_FILE).is_file() else "real"
+        """`simulated` or `generated` if the archive says so itself, else `real`."""
+        marks = {"simulated": SIMULATION_FILE, "generated": GENERATION_FILE}
+        return next((name for name, mark in marks.items() if (self.root / mark).is_file()), "real")
 
 
 def find_annotations(root: Path) -> Path | None:

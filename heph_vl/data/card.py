@@ -32,6 +32,13 @@ _ORIGIN = {
     "real": "Images derive from COMET LiCSAR products (contain modified Copernicus Sentinel data).",
     "simulated": "All images and labels are **simulated**: no score on them is a result on real "
     "data.",
+    "generated": "All images are **generated, not observations**; labels say what they were asked "
+    "to show.",
+}
+_TITLE = {
+    "real": "Hephaestus",
+    "simulated": "Simulated interferograms",
+    "generated": "Generated interferograms",
 }
 
 
@@ -60,7 +67,7 @@ def dataset_card(report: Mapping[str, Any], splits: Sequence[str]) -> str:
         for split in splits
     ]
     text = _TEXT.format(
-        title="Simulated interferograms" if report["source"] == "simulated" else "Hephaestus",
+        title=_TITLE[report["source"]],
         config=config,
         origin=_ORIGIN[report["source"]],
         first=splits[0],

@@ -49,7 +49,7 @@ class ExampleConfig:
 
     Attributes:
         config: One of CONFIGS.
-        source: `real` or `simulated`.
+        source: `real`, `simulated` or `generated`.
         usual_sizes: Width and height of the previews of each frame (`native.usual_sizes`).
         patches: How patches are cut, for config `patches`.
         strict: Raise the first problem instead of leaving the record out.

@@ -83,6 +83,7 @@ class TextTower(nn.Module):
             pad_id=PAD_ID,
             eos_id=EOS_ID,
             pool_type="eos",
+            output_tokens=True,
         )
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -96,11 +97,24 @@ class TextTower(nn.Module):
         Returns:
             (G, width).
         """
+        return self.states(input_ids, attention_mask)[1]
+
+    def states(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of each token beside those of the whole text.
+
+        Args:
+            input_ids: As for `forward`.
+            attention_mask: As for `forward`.
+
+        Returns:
+            (G, T, width), of use where there is a token or, of an empty text, at the first place;
+            and (G, width).
+        """
         ids = input_ids.masked_fill(attention_mask == 0, PAD_ID)
         first = torch.arange(ids.shape[1], device=ids.device) == 0
         ids = ids.masked_fill(first & ~attention_mask.any(1, keepdim=True), EOS_ID)
-        features: Tensor = self.transformer(ids)
-        return features
+        features, tokens = self.transformer(ids)
+        return tokens, features
 
 
 def train_tokenizer(captions: Iterable[str], folder: str | Path, vocab_size: int = 1024) -> Any:

@@ -40,6 +40,7 @@ class Product:
         los: (h, w) float32 [m] at native spacing, positive toward the satellite; None unless
             asked for.
         truth: What was simulated, for JSON.
+        recorded: Whether the record is written; without, nobody has said what the pair shows.
     """
 
     annotation: Annotation
@@ -48,6 +49,7 @@ class Product:
     mask: NDArray[np.uint8] | None
     los: NDArray[np.float32] | None
     truth: dict[str, Any]
+    recorded: bool = True
 
 
 def write_product(out: Path, product: Product) -> None:
@@ -73,7 +75,8 @@ def write_product(out: Path, product: Product) -> None:
         if product.los is not None:
             write(folder / f"{name}{LOS_SUFFIX}", _tiff(product.los))
         write(truth_file(out, record.unique_id), _json(product.truth))
-        write(record_file(out, record.unique_id), _json(record.to_record()))
+        if product.recorded:
+            write(record_file(out, record.unique_id), _json(record.to_record()))
     except OSError as error:
         raise disk_error(error, out) from error
 

@@ -1,0 +1,369 @@
+"""A sentence as an interferogram: diffusers' pipeline of text tower, denoiser and autoencoder."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import (
+    AutoencoderKL,
+    ConfigMixin,
+    DiffusionPipeline,
+    ModelMixin,
+    SchedulerMixin,
+    UNet2DConditionModel,
+)
+from diffusers.configuration_utils import register_to_config
+from diffusers.utils import BaseOutput
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from heph_vl.data.grain import draw_phase
+from heph_vl.errors import HephError
+from heph_vl.models.autoencoder import decode, factor
+from heph_vl.models.generator import denoise
+from heph_vl.models.text import TextConfig, TextTower, load_tokenizer, save_tokenizer, tokenize
+from heph_vl.models.weights import state_sha256
+
+NOTICE = "generated, not an observation"
+LARGEST = 1024  # px; a side
+_AGAIN = "copy the whole folder again from where it was saved"
+
+
+class CaptionEncoder(ModelMixin, ConfigMixin):
+    """The text tower as a part of a pipeline.
+
+    Args:
+        vocab_size: As of `TextConfig`, like all.
+        context_length: Tokens of a text at most.
+        width: Of the features.
+        layers: Of the transformer.
+        heads: Of each.
+    """
+
+    @register_to_config
+    def __init__(
+        self, vocab_size: int, context_length: int, width: int, layers: int, heads: int
+    ) -> None:
+        super().__init__()
+        self.tower = TextTower(TextConfig(vocab_size, context_length, width, layers, heads))
+
+    @classmethod
+    def of(cls, tower: TextTower) -> "CaptionEncoder":
+        """Around an existing tower."""
+        encoder = cls(**{f.name: getattr(tower.config, f.name) for f in fields(TextConfig)})
+        encoder.tower = tower
+        return encoder
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """As `TextTower.states`."""
+        return self.tower.states(input_ids, attention_mask)
+
+
+@dataclass
+class InSAROutput(BaseOutput):
+    """Generated interferograms.
+
+    Attributes:
+        wrapped_phase: (N, H, W) float32 [rad] in (-pi, pi], 0 where invalid.
+        coherence: (N, H, W) float32 in [0, 1], 0 where invalid.
+        valid: (N, H, W) bool.
+        images: N coloured pictures as LiCSAR stores them, no data transparent.
+        coherence_images: N grey pictures of the coherence.
+        prompts: N texts.
+    """
+
+    wrapped_phase: NDArray[np.float32]
+    coherence: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+    images: list[Image.Image]
+    coherence_images: list[Image.Image]
+    prompts: list[str]
+
+
+class InSARPipeline(DiffusionPipeline):
+    """Text to a wrapped interferogram with its coherence.
+
+    Args:
+        autoencoder: With the scale of its latents.
+        unet: The denoiser.
+        scheduler: The sampler it was trained for.
+        text_encoder: The text tower it was trained with.
+        tokenizer: Of `models.text`, that tower's.
+        text_id: Identity of the last two; computed if None, else compared.
+        guidance_scale: Used if a call names none.
+    """
+
+    model_cpu_offload_seq = "text_encoder->unet->autoencoder"
+
+    def __init__(
+        self,
+        autoencoder: AutoencoderKL,
+        unet: UNet2DConditionModel,
+        scheduler: SchedulerMixin,
+        text_encoder: CaptionEncoder,
+        tokenizer: Any,
+        text_id: str | None = None,
+        guidance_scale: float = 2.0,
+    ) -> None:
+        super().__init__()
+        found = _text_id(text_encoder, tokenizer)
+        if text_id not in (None, found):
+            what = f"text tower and tokenizer are {found[:12]}, not the {str(text_id)[:12]} learnt with"
+            raise HephError("generator", what, _AGAIN)
+        self.register_modules(
+            autoencoder=autoencoder,
+            unet=unet,
+            scheduler=scheduler,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+        )
+        self.register_to_config(text_id=found, guidance_scale=guidance_scale)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str] = "",
+        *,
+        num_images_per_prompt: int = 1,
+        num_inference_steps: int = 20,
+        guidance_scale: float | None = None,
+        generator: torch.Generator | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        palette: str = "new",
+        callback: Callable[[int, int], None] = lambda done, total: None,
+    ) -> InSAROutput:
+        """Draw interferograms.
+
+        Args:
+            prompt: What is to be seen, one text or several; an empty one leaves it open.
+            num_images_per_prompt: Of each text, one after another.
+            num_inference_steps: 8 are enough for most uses.
+            guidance_scale: 1 follows the texts as they were learnt, more exaggerates them.
+            generator: Source of all randomness, on the CPU.
+            height: Pixels, a multiple of `multiple`; of the training crops if None.
+            width: Likewise.
+            palette: LiCSAR's colours: "new" or "old".
+            callback: Called with steps done and of all.
+
+        Returns:
+            Phase, coherence and pictures.
+
+        Raises:
+            HephError: An impossible size, number or palette.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        prompts = [text for text in prompts for _ in range(num_images_per_prompt)]
+        size = tuple(self.side if side is None else side for side in (height, width))
+        guidance = self.config.guidance_scale if guidance_scale is None else guidance_scale
+        self._check(prompts, size, num_inference_steps, guidance, palette)
+        latents = self.sample(
+            self.read(prompts), size, num_inference_steps, guidance, generator, callback
+        )
+        return self.develop(latents, prompts, generator, palette)
+
+    @property
+    def side(self) -> int:
+        """Pixels along a side of the crops it was trained on."""
+        return int(self.unet.config.sample_size) * factor(self.autoencoder)
+
+    @property
+    def multiple(self) -> int:
+        """Pixels that the sides of an image must be a multiple of."""
+        return factor(self.autoencoder) * 2 ** (len(self.unet.config.block_out_channels) - 1)
+
+    @torch.no_grad()
+    def read(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Text features of texts for `sample`: `states`, `state_mask`, `pooled`."""
+        length = self.text_encoder.config.context_length
+        tokens = tokenize(self.tokenizer, texts, length)
+        ids, mask = (t.to(self.device) for t in tokens.values())
+        states, pooled = self.text_encoder(ids, mask)
+        seen = mask.bool()
+        first = torch.arange(seen.shape[1], device=seen.device) == 0
+        seen = seen | (first & ~seen.any(1, keepdim=True))
+        return {"states": states, "state_mask": seen, "pooled": pooled}
+
+    @torch.no_grad()
+    def sample(
+        self,
+        texts: Mapping[str, Tensor],
+        size: tuple[int, ...],
+        num_steps: int,
+        guidance_scale: float,
+        generator: torch.Generator | None = None,
+        callback: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Tensor:
+        """Latents (N, C, h, w) float32 of text features.
+
+        Args:
+            texts: Of `read`, N texts.
+            size: Height and width of the images in pixels.
+            num_steps: Of the scheduler.
+            guidance_scale: As for a call; 1 costs half.
+            generator: On the CPU.
+            callback: Called with steps done and of all.
+
+        Returns:
+            On the pipeline's device.
+        """
+        count, cell = len(texts["pooled"]), factor(self.autoencoder)
+        shape = count, self.unet.config.in_channels, size[0] // cell, size[1] // cell
+        latents = torch.randn(shape, generator=generator).to(self.device)
+        latents = latents * getattr(self.scheduler, "init_noise_sigma", 1.0)
+        guided = guidance_scale != 1
+        if guided:
+            nothing = self.read([""])
+            texts = {name: _beside(texts[name], nothing[name]) for name in texts}
+        self.scheduler.set_timesteps(num_steps, device=self.device)
+        times = self.scheduler.timesteps
+        for done, time in enumerate(times, start=1):
+            twice = torch.cat([latents, latents]) if guided else latents
+            if hasattr(self.scheduler, "scale_model_input"):
+                twice = self.scheduler.scale_model_input(twice, time)
+            found = denoise(self.unet, twice.to(self.unet.dtype), time, texts).float()
+            if guided:
+                told, untold = found.chunk(2)
+                found = untold + guidance_scale * (told - untold)
+            latents = self.scheduler.step(found, time, latents, return_dict=False)[0]
+            callback(done, len(times))
+        return latents
+
+    @torch.no_grad()
+    def develop(
+        self,
+        latents: Tensor,
+        prompts: Sequence[str],
+        generator: torch.Generator | None = None,
+        palette: str = "new",
+    ) -> InSAROutput:
+        """Decode latents, draw grain where the phase is open, and colour the phase.
+
+        Args:
+            latents: (N, C, h, w) of `sample`.
+            prompts: N texts, to be handed on.
+            generator: Of the grain.
+            palette: "new" or "old".
+
+        Returns:
+            The interferograms.
+        """
+        seed = int(torch.randint(2**31, (), generator=generator))
+        rng = np.random.default_rng(seed)
+        decoded = decode(self.autoencoder, latents.to(self.autoencoder.dtype))
+        valid = decoded.valid.cpu().numpy()
+        phase = draw_phase(decoded.phasor.cpu().numpy(), rng) * valid
+        coherence = decoded.coherence.float().cpu().numpy()
+        images, grey = draw_pictures(phase, valid, coherence, palette)
+        return InSAROutput(phase, coherence, valid, images, grey, list(prompts))
+
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
+        """Write a diffusers folder, in safetensors; half the size after `to(torch.float16)`."""
+        self.register_to_config(text_id=_text_id(self.text_encoder, self.tokenizer))
+        super().save_pretrained(str(save_directory), safe_serialization=True, **options)
+        save_tokenizer(self.tokenizer, Path(save_directory) / "tokenizer")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **options: Any) -> "InSARPipeline":
+        """Read a folder of `save_pretrained`.
+
+        Args:
+            folder: Where it was saved.
+            **options: Of diffusers' `from_pretrained`.
+
+        Returns:
+            The pipeline, in evaluation mode, float32.
+
+        Raises:
+            HephError: The folder is incomplete or broken, or has the text tower or tokenizer of
+                another model.
+        """
+        folder = Path(folder)
+        if not (folder / "model_index.json").is_file():
+            fix = "name a folder of a trained generator"
+            raise HephError(str(folder), "this is no saved generator: no model_index.json", fix)
+        tokenizer = load_tokenizer(folder / "tokenizer")
+        try:
+            text_encoder = CaptionEncoder.from_pretrained(
+                str(folder / "text_encoder"), local_files_only=True, use_safetensors=True
+            )
+            found: InSARPipeline = super().from_pretrained(
+                str(folder),
+                local_files_only=True,
+                use_safetensors=True,
+                tokenizer=tokenizer,
+                text_encoder=text_encoder,
+                **options,
+            )
+        except HephError as error:
+            raise HephError(str(folder), error.what, error.fix) from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise HephError(str(folder), f"not a saved generator: {first}", _AGAIN) from error
+        return found
+
+    def _check(
+        self,
+        prompts: Sequence[str],
+        size: tuple[int, ...],
+        num_steps: int,
+        guidance_scale: float,
+        palette: str,
+    ) -> None:
+        multiple = self.multiple
+        if any(not 0 < side <= LARGEST or side % multiple for side in size):
+            what = f"an image of {size[1]} x {size[0]} px cannot be drawn"
+            fix = f"sides are multiples of {multiple} px, up to {LARGEST}; it learnt {self.side}"
+            raise HephError("size", what, fix)
+        if not prompts or num_steps < 1 or not 0 <= guidance_scale < float("inf"):
+            what = f"{len(prompts)} images, {num_steps} steps, guidance {guidance_scale}"
+            raise HephError("generate", what, "at least 1, at least 1, and a number from 0")
+        if palette not in ("new", "old"):
+            raise HephError("palette", f"{palette!r} is not known", "use new or old")
+
+
+def draw_pictures(
+    wrapped_phase: NDArray[np.float32],
+    valid: NDArray[np.bool_],
+    coherence: NDArray[np.float32],
+    palette: str = "new",
+) -> tuple[list[Image.Image], list[Image.Image]]:
+    """Native pixels as LiCSAR stores pictures: few colours, no data transparent.
+
+    Args:
+        wrapped_phase: (N, H, W) float32 [rad].
+        valid: (N, H, W) bool.
+        coherence: (N, H, W) float32 in [0, 1].
+        palette: "new" or "old".
+
+    Returns:
+        N coloured pictures and N grey ones.
+    """
+    from heph_vl.simulate.render import Rendering, draw, to_images
+
+    options = Rendering(downsample=1.0, filter="lanczos", palette=palette, posterise=True)
+    fields = (torch.from_numpy(np.ascontiguousarray(f)) for f in (wrapped_phase, valid, coherence))
+    picture = draw(*fields, options)
+    pairs = [to_images(picture, i, options) for i in range(len(valid))]
+    return [image for image, _ in pairs], [grey for _, grey in pairs]
+
+
+def _beside(texts: Tensor, nothing: Tensor) -> Tensor:
+    """(2 N, ...): the features of texts, then those of an empty one for each, padded alike."""
+    other = nothing.expand(len(texts), *nothing.shape[1:])
+    if texts.ndim > 1 and other.shape[1] < texts.shape[1] and texts.shape[:1] == other.shape[:1]:
+        room = torch.zeros_like(texts)
+        room[:, : other.shape[1]] = other
+        other = room
+    return torch.cat([texts, other])
+
+
+def _text_id(encoder: CaptionEncoder, tokenizer: Any) -> str:
+    pieces = tokenizer.backend_tokenizer.to_str()
+    state = {k: v.float() for k, v in encoder.state_dict().items()}
+    return hashlib.sha256((state_sha256(state) + pieces).encode()).hexdigest()
