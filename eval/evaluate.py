@@ -99,7 +99,7 @@ def _run(options: argparse.Namespace) -> None:
     else:
         out = options.out or options.predictions.with_suffix(".results.json")
     score = {"retrieval": _retrieval, "labels": _labels, "captions": _captions}[kind]
-    _report(_finished(score(options, rows)), out, options)
+    _report(finished(score(options, rows)), out, options)
 
 
 def _refuse(options: argparse.Namespace, kind: str, names: Sequence[str]) -> None:
@@ -356,8 +356,9 @@ def _positive(text: str) -> int:
     return value
 
 
-def _finished(results: dict[str, Any]) -> dict[str, Any]:
-    finished: dict[str, Any] = _json_ready(
+def finished(results: dict[str, Any]) -> dict[str, Any]:
+    """Results with date, version and commit, fit for JSON."""
+    found: dict[str, Any] = _json_ready(
         {
             **results,
             "created": datetime.now(UTC).isoformat("T", "seconds"),
@@ -365,7 +366,7 @@ def _finished(results: dict[str, Any]) -> dict[str, Any]:
             "commit": _commit(),
         }
     )
-    return finished
+    return found
 
 
 def _commit() -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from heph_vl.data import captions
 from heph_vl.data.annotations import Annotation, Event
-from heph_vl.data.archive import GENERATION_FILE, IMAGE_SUFFIX
+from heph_vl.data.archive import COHERENCE_SUFFIX, GENERATION_FILE, IMAGE_SUFFIX
 from heph_vl.data.captions.facts import AREA_EFFECTS
 from heph_vl.data.captions.from_labels import facts_from_labels
 from heph_vl.data.samples import decoded_pixels, pixels
@@ -242,7 +242,7 @@ def _write(
 ) -> Written:
     truth = {"notice": NOTICE, "prompt": request.prompt, "read_as": request.text}
     images = drawn.images[i], drawn.coherence_images[i]
-    write_product(out, Product(record, *images, None, None, truth, recorded=labelled))
+    write_product(out, Product(record, *images, None, None, truth, labelled, NOTICE))
     name = record.pair_name
     image = out / record.frame_id / "interferograms" / name / f"{name}{IMAGE_SUFFIX}"
     return Written(image, record.unique_id, record.caption if labelled else None)
@@ -367,3 +367,44 @@ def _next_id(out: Path) -> int:
     there = out / "truth"
     numbers = [int(p.stem) for p in there.glob("*.json") if p.stem.isdigit()]
     return max(numbers, default=0) + 1
+
+
+def load_generator(folder: Path) -> InSARPipeline:
+    """A generator on the best device there is, without diffusers' own progress bars.
+
+    Args:
+        folder: Of a saved pipeline.
+
+    Returns:
+        The pipeline.
+
+    Raises:
+        HephError: It cannot be loaded.
+    """
+    from diffusers.utils import logging
+
+    logging.disable_progress_bar()
+    pipeline = InSARPipeline.from_pretrained(folder)
+    return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def write_sheet(out: Path, written: Sequence[Written], request: Request) -> Path:
+    """Write a picture of generated pairs into their archive.
+
+    Args:
+        out: The archive.
+        written: What to show, the first 32.
+        request: What was asked for.
+
+    Returns:
+        Its path.
+    """
+    tiles = []
+    for pair in written[:32]:
+        grey = pair.image.with_name(pair.image.name.replace(IMAGE_SUFFIX, COHERENCE_SUFFIX))
+        parts = [np.asarray(Image.open(path).convert("RGB")) for path in (pair.image, grey)]
+        text = f"{pair.unique_id}: {pair.caption or request.text or '(anything)'} - {NOTICE}"
+        tiles.append((text, Image.fromarray(np.concatenate(parts, axis=1))))
+    path = out / f"sheet_{written[0].unique_id}.png"
+    tile_pictures(tiles, path, columns=4, scale=2)
+    return path

@@ -122,16 +122,19 @@ def main(config: Config, resume: bool) -> None:
     seed, cache = config.run.seed, config.data.cache_bytes
     samples = TrainingSet(rows, config.transform, seed=seed, cache_bytes=cache)
     held_out = TrainingSet(validation, config.transform, seed=seed, cache_bytes=cache)
+    weigh = partial(sampling_weights, balance=config.data.balance, rare_share=0.0)
+    drawn = config.data.evaluate_crops
+    held_out_keys = StepSampler(
+        len(held_out), drawn, seed=seed, weights=weigh(row_labels(validation))
+    ).batch(0)
     sampler = StepSampler(
         len(samples),
         config.data.batch_size,
         seed=seed,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
-        weights=sampling_weights(
+        weights=weigh(
             row_labels(rows),
-            config.data.balance,
-            1e-9,
             sizes=[len(part) for part in parts],
             rest_share=config.data.more_share,
         ),
@@ -151,7 +154,7 @@ def main(config: Config, resume: bool) -> None:
 
     # Training
     def evaluate(model: nn.Module, step: int) -> Mapping[str, float]:
-        crops = [held_out[i % len(held_out), i] for i in range(config.data.evaluate_crops)]
+        crops = [held_out[key] for key in held_out_keys]
         if run.is_main:
             reconstruction_sheet(average.model, crops[:16], run.folder / f"sheet_{step}.png")
         return {f"val_{k}": v for k, v in reconstruction(average.model, crops).items()}

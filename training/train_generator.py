@@ -169,13 +169,18 @@ def main(config: Config, resume: bool) -> None:
     seed, cache_bytes = config.run.seed, config.data.cache_bytes
     samples = TrainingSet(rows, config.transform, seed=seed, cache_bytes=cache_bytes)
     held_out = TrainingSet(validation, config.transform, seed=seed, cache_bytes=cache_bytes)
-    weights = sampling_weights(
+    weigh = partial(
+        sampling_weights, balance=config.data.balance, rare_share=config.data.rare_share
+    )
+    weights = weigh(
         row_labels(rows),
-        config.data.balance,
-        config.data.rare_share,
         sizes=[len(part) for part in parts],
         rest_share=config.data.more_share,
     )
+    drawn = config.data.evaluate_crops
+    held_out_keys = StepSampler(
+        len(held_out), drawn, seed=seed, weights=weigh(row_labels(validation))
+    ).batch(0)
     shared = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
     loaded: dict[str, Any] = {"pin_memory": accelerator.device.type == "cuda"}
     count = config.data.cached_crops
@@ -218,7 +223,7 @@ def main(config: Config, resume: bool) -> None:
 
     # Training
     def evaluate(model: nn.Module, step: int) -> Mapping[str, float]:
-        crops = [held_out[i % len(held_out), i] for i in range(config.data.evaluate_crops)]
+        crops = [held_out[key] for key in held_out_keys]
         if run.is_main:
             path = run.folder / f"sheet_{step}.png"
             generated_sheet(pipeline, crops[:16], path, num_steps=config.sample.steps)

@@ -160,10 +160,17 @@ def scramble(
     Returns:
         (H, W, 3) uint8.
     """
+    return _painted(scrambled_phase(wrapped_phase, valid, generator), valid)
+
+
+def scrambled_phase(
+    wrapped_phase: NDArray[np.floating], valid: NDArray[np.bool_], generator: torch.Generator
+) -> Floats:
+    """The phase of `scramble`, (H, W) float64 [rad]."""
     amplitude = np.abs(np.fft.fft2(np.exp(1j * wrapped_phase) * valid))
     turn = torch.rand(valid.shape, generator=generator, dtype=torch.float64).numpy()
-    mixed = np.angle(np.fft.ifft2(amplitude * np.exp(2j * np.pi * turn)))
-    return _painted(mixed, valid)
+    mixed: Floats = np.angle(np.fft.ifft2(amplitude * np.exp(2j * np.pi * turn)))
+    return mixed
 
 
 def random_phase(valid: NDArray[np.bool_], generator: torch.Generator) -> NDArray[np.uint8]:

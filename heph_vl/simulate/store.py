@@ -20,6 +20,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from heph_vl.data.annotations import Annotation
 from heph_vl.data.archive import COHERENCE_SUFFIX, IMAGE_SUFFIX, MASK_SUFFIX
@@ -41,6 +42,7 @@ class Product:
             asked for.
         truth: What was simulated, for JSON.
         recorded: Whether the record is written; without, nobody has said what the pair shows.
+        notice: Written into the pictures as their description, if any.
     """
 
     annotation: Annotation
@@ -50,6 +52,7 @@ class Product:
     los: NDArray[np.float32] | None
     truth: dict[str, Any]
     recorded: bool = True
+    notice: str | None = None
 
 
 def write_product(out: Path, product: Product) -> None:
@@ -68,8 +71,8 @@ def write_product(out: Path, product: Product) -> None:
     try:
         for path in (folder, out / "annotations", out / "truth"):
             path.mkdir(parents=True, exist_ok=True)
-        write(folder / f"{name}{IMAGE_SUFFIX}", _png(product.picture))
-        write(folder / f"{name}{COHERENCE_SUFFIX}", _png(product.coherence))
+        write(folder / f"{name}{IMAGE_SUFFIX}", _png(product.picture, product.notice))
+        write(folder / f"{name}{COHERENCE_SUFFIX}", _png(product.coherence, product.notice))
         if product.mask is not None:
             write(folder / f"{name}{MASK_SUFFIX}", _png(Image.fromarray(product.mask)))
         if product.los is not None:
@@ -124,9 +127,11 @@ def disk_error(error: OSError, out: Path) -> HephError:
     )
 
 
-def _png(image: Image.Image) -> bytes:
-    buffer = BytesIO()
-    image.save(buffer, format="PNG")
+def _png(image: Image.Image, notice: str | None = None) -> bytes:
+    buffer, words = BytesIO(), PngInfo()
+    if notice is not None:
+        words.add_text("Description", notice)
+    image.save(buffer, format="PNG", pnginfo=words)
     return buffer.getvalue()
 
 

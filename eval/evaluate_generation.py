@@ -1,0 +1,458 @@
+"""Score a generator: how real its crops look, and whether they show what they were asked for.
+
+    python eval/evaluate_generation.py --model weights/generator --data DATASET --out results.json
+
+The reference are crops of the split, of held-out volcanoes, cut and varied as for training; their
+captions are what the generator is asked for. Beside it always: the reference's own halves (floor),
+the reference with its phase scrambled (ceiling), the captions in another order, and, with
+`--simulated`, crops of simulated patches. A judge of another backbone and seed than everything that
+the generator learnt from reads the facts off the crops.
+"""
+
+import argparse
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from eval.evaluate import finished
+from heph_vl.data import captions, parquet
+from heph_vl.data.captions.from_labels import facts_from_labels
+from heph_vl.data.labels import row_labels, sampling_weights
+from heph_vl.data.samples import pixels
+from heph_vl.data.sampling import StepSampler
+from heph_vl.data.transforms import TrainingSet, TransformConfig
+from heph_vl.errors import HephError
+from heph_vl.generate import load_generator
+from heph_vl.metrics import generation as measures
+from heph_vl.metrics.bootstrap import Clusters, Statistic, clusters, group_weights
+from heph_vl.metrics.caption_facts import FactCounts, count_facts, ratio
+from heph_vl.metrics.classification import auroc
+from heph_vl.metrics.realism import scrambled_phase
+from heph_vl.models.heads import Heads
+from heph_vl.models.pipeline import InSARPipeline
+
+Floats = npt.NDArray[np.float64]
+AT_ONCE = 32
+SHUFFLES = 20  # orders of the captions; the mean over them is what chance gives
+
+
+@dataclass(frozen=True)
+class Crops:
+    """N images of one kind.
+
+    Attributes:
+        channels: (N, 3, H, W) float32: Re and Im of the unit phasor, coherence.
+        valid: (N, H, W) bool.
+        texts: What each shows, or was asked to show; none where nobody said.
+        groups: Volcano group of each, or of whose caption it was drawn after.
+    """
+
+    channels: npt.NDArray[np.float32]
+    valid: npt.NDArray[np.bool_]
+    texts: Sequence[str]
+    groups: Sequence[str]
+
+    @property
+    def wrapped_phase(self) -> npt.NDArray[np.float32]:
+        """(N, H, W) float32 [rad]."""
+        return np.arctan2(self.channels[:, 1], self.channels[:, 0])
+
+    def take(self, chosen: npt.NDArray[np.bool_]) -> "Crops":
+        """Those where `chosen` (N,) is true."""
+        kept = np.flatnonzero(chosen)
+        texts, groups = ([of[i] for i in kept] for of in (self.texts, self.groups))
+        return Crops(self.channels[chosen], self.valid[chosen], texts, groups)
+
+
+def read_crops(rows: Any, side: int, number: int, seed: int, *, balance: bool = True) -> Crops:
+    """Crops of dataset rows, as the generator learnt them, but with all that can be said of each.
+
+    Args:
+        rows: Of one split.
+        side: Pixels.
+        number: How many.
+        seed: Of the choice.
+        balance: Whether half of them are cut from images that deform.
+
+    Returns:
+        The crops; facts of each composed anew for it.
+    """
+    config = TransformConfig(
+        crop_size=side,
+        whole_fraction=0.0,
+        event_fraction=0.8,
+        estimated_coherence=0.0,
+        fact_dropout=0.0,
+    )
+    samples = TrainingSet(rows, config, seed=seed)
+    weights = sampling_weights(row_labels(rows), "deformation" if balance else "none", 0.0)
+    keys = StepSampler(len(samples), number, seed=seed, weights=weights).batch(0)
+    found = [(samples[key], rows[key[0]]["volcano_group"]) for key in keys]
+    images = [pixels(item["sample"]) for item, _ in found]
+    kept = [i for i, (_, valid) in enumerate(images) if valid.shape == (side, side) and valid.any()]
+    return Crops(
+        np.stack([images[i][0] for i in kept]),
+        np.stack([images[i][1] for i in kept]),
+        [captions.compose(found[i][0]["sample"].facts) for i in kept],
+        [found[i][1] for i in kept],
+    )
+
+
+def draw_crops(
+    pipeline: InSARPipeline,
+    like: Crops,
+    steps: int,
+    guidance: float | None,
+    seed: int,
+    progress: Callable[[int, int], None],
+) -> Crops:
+    """What the generator draws of the captions of other crops."""
+    made = []
+    for start in range(0, len(like.texts), AT_ONCE):
+        made.append(
+            pipeline(
+                like.texts[start : start + AT_ONCE],
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                generator=torch.Generator().manual_seed(seed + start),
+            )
+        )
+        progress(min(start + AT_ONCE, len(like.texts)), len(like.texts))
+    phase, level, valid = (
+        np.concatenate([getattr(drawn, name) for drawn in made])
+        for name in ("wrapped_phase", "coherence", "valid")
+    )
+    channels = np.stack([np.cos(phase) * valid, np.sin(phase) * valid, level], axis=1)
+    return Crops(channels.astype(np.float32), valid, like.texts, like.groups)
+
+
+def scrambled(crops: Crops, seed: int) -> Crops:
+    """Crops of the same spectrum without structure; coherence stays."""
+    generator = torch.Generator().manual_seed(seed)
+    channels = crops.channels.copy()
+    for i, (phase, valid) in enumerate(zip(crops.wrapped_phase, crops.valid, strict=True)):
+        mixed = scrambled_phase(phase, valid, generator)
+        channels[i, 0], channels[i, 1] = np.cos(mixed) * valid, np.sin(mixed) * valid
+    return replace(crops, channels=channels)
+
+
+@torch.no_grad()
+def features(encoder: Any, crops: Crops) -> Floats:
+    """(N, D) float64, what a frozen encoder sees of crops as a whole."""
+    found = []
+    for start in range(0, len(crops.valid), AT_ONCE):
+        part = np.s_[start : start + AT_ONCE]
+        images = torch.from_numpy(crops.channels[part]), torch.from_numpy(crops.valid[part])
+        found.append(encoder(*images).pooled.double().numpy())
+    return np.concatenate(found)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a judge reads off N crops.
+
+    Attributes:
+        texts: Captions of the facts it sees.
+        deformation: (N,) its probability of any.
+    """
+
+    texts: list[str]
+    deformation: Floats
+
+
+def read_facts(judge: Heads, crops: Crops) -> Reading:
+    """What the judge sees, by its own thresholds; flags from 0.5 on, as for captions."""
+    limits = {
+        "deformation": judge.calibration.deformation.threshold[0],
+    }
+    texts, deformation = [], []
+    for start in range(0, len(crops.valid), AT_ONCE):
+        part = np.s_[start : start + AT_ONCE]
+        images = torch.from_numpy(crops.channels[part]), torch.from_numpy(crops.valid[part])
+        for found in judge.predict_batch(*images):
+            texts.append(captions.compose(facts_from_labels(found.row(0), found.mask, limits)))
+            deformation.append(found.deformation)
+    return Reading(texts, np.array(deformation))
+
+
+def realism(
+    real: Floats, sets: Mapping[str, Floats], groups: Sequence[str], seed: int
+) -> dict[str, Any]:
+    """KID and FID of sets to half of the reference, normalised, and how they cover it.
+
+    The other half of the reference gives the floor; sets that were drawn after the captions of the
+    reference are taken at those of the other half, so that all have its size.
+
+    Args:
+        real: (N, D) of the reference.
+        sets: (M, D) of others; those of M = N belong to its rows.
+        groups: Of the reference: halves share none.
+        seed: Of the halves and errors.
+
+    Returns:
+        Of each set, and of `floor`, its scores.
+    """
+    half = _half(groups, seed)
+    a, b = real[half], real[~half]
+    rng = np.random.default_rng(seed)
+    compared = {"floor": b}
+    for name, x in sets.items():
+        compared[name] = x[~half] if len(x) == len(real) else x[: len(b)]
+    scores: dict[str, Any] = {}
+    for name, x in compared.items():
+        size = min(len(a), len(x)) // 2
+        value, error = measures.kid_estimate(a, x, num_draws=50, subset_size=size, rng=rng)
+        cover = measures.coverage_scores(a, x)
+        scores[name] = {
+            "images": len(x),
+            "kid": value,
+            "kid_standard_error": error,
+            "fid": measures.frechet_distance(a, x),
+            **cover,
+        }
+    low, high = scores["floor"], scores["scrambled"]
+    for found in scores.values():
+        for name in ("kid", "fid"):
+            found[f"{name}_normalised"] = measures.normalised(found[name], low[name], high[name])
+    return scores
+
+
+def _half(groups: Sequence[str], seed: int) -> npt.NDArray[np.bool_]:
+    """(N,) bool, about half of the crops; whole groups, if that is possible, else crops."""
+    names, codes, sizes = np.unique(np.array(groups), return_inverse=True, return_counts=True)
+    del names
+    rng = np.random.default_rng(seed)
+    best, best_error = rng.random(len(codes)) < 0.5, 0.2
+    for _ in range(200):
+        chosen = rng.random(len(sizes)) < 0.5
+        error = abs(sizes[chosen].sum() / len(codes) - 0.5)
+        if error < best_error:
+            best, best_error = chosen[codes], error
+    return best
+
+
+def look(sets: Mapping[str, Crops]) -> dict[str, Any]:
+    """Distances of phase steps and spectra to the reference, named `real`."""
+    steps, spectra = {}, {}
+    for name, crops in sets.items():
+        pairs = list(zip(crops.wrapped_phase, crops.valid, strict=True))
+        steps[name] = sum(measures.phase_gradient_histogram(*pair) for pair in pairs)
+        spectra[name] = np.mean([measures.radial_spectrum(*pair) for pair in pairs], axis=0)
+    return {
+        name: {
+            "phase_gradient_rad": measures.wasserstein(steps["real"], steps[name], np.pi),
+            "spectrum_db": measures.log_spectral_distance(spectra["real"], spectra[name]),
+        }
+        for name in sets
+    }
+
+
+def agreement(
+    crops: Crops, readings: Mapping[str, Reading], seed: int
+) -> dict[str, Any]:
+    """Whether what the judge reads off images is what their captions say.
+
+    Args:
+        crops: The reference, whose captions all sets were drawn after.
+        readings: Of the reference, `real`, and of each set.
+        seed: Of orders and draws.
+
+    Returns:
+        Of each set its fact F1 with its own captions and with shuffled ones, their difference with
+        an interval, and the AUROC of the judge's deformation for what the captions say.
+    """
+    membership = np.eye(len(crops.texts), dtype=bool)
+    drawn = clusters(*group_weights(membership, list(crops.groups)), seed=seed)
+    rng = np.random.default_rng(seed)
+    orders = [rng.permutation(len(crops.texts)) for _ in range(SHUFFLES)]
+    told = np.array([bool(captions.parse(text).patterns) for text in crops.texts])
+    constant = max(set(crops.texts), key=list(crops.texts).count)
+    systems = {name: reading.texts for name, reading in readings.items()}
+    systems["constant"] = [constant] * len(crops.texts)
+    found: dict[str, Any] = {}
+    for name, texts in systems.items():
+        matched = count_facts(crops.texts, texts)
+        others = [count_facts(crops.texts, [texts[i] for i in order]) for order in orders]
+        shuffled = _together(others)
+        entry: dict[str, Any] = {}
+        for group in ("all", "deformation"):
+            own, chance = (_f1(counts, group, drawn) for counts in (matched, shuffled))
+            label = "fact_f1" if group == "all" else "deformation_f1"
+            entry[label] = drawn.estimate(own)
+            entry[f"{label}_shuffled"] = drawn.estimate(chance)
+            entry[f"{label}_minus_shuffled"] = drawn.difference(own, chance)
+        if name in readings and told.any() and not told.all():
+            entry["deformation_auroc"] = auroc(told, readings[name].deformation)
+        found[name] = entry
+    return found
+
+
+def _f1(counts: FactCounts, group: str, drawn: Clusters) -> Statistic:
+    wanted, said, right = counts.sums(group)
+    return ratio(drawn.members, 2 * right, wanted + said)
+
+
+def _together(parts: Sequence[FactCounts]) -> FactCounts:
+    """Mean counts over several orders of the captions."""
+    first = parts[0]
+    wanted, said, right = (
+        np.mean([getattr(part, name) for part in parts], axis=0)
+        for name in ("wanted", "said", "right")
+    )
+    return FactCounts(wanted, said, right, first.exact, first.told)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Score, write the results, print the tables."""
+    options = _parser().parse_args(arguments)
+    try:
+        _run(options)
+    except HephError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    started = time.perf_counter()
+    pipeline = load_generator(options.model)
+    judge, seer = Heads.from_pretrained(options.judge), Heads.from_pretrained(options.encoder)
+    if judge.model_id == seer.model_id:
+        fix = "give another --judge: one that shares no weights and no backbone"
+        raise HephError(str(options.judge), "the judge is the encoder of the distances", fix)
+    rows, seed = parquet.load(options.data, options.split), options.seed
+    train = parquet.load(options.data, "train")
+    real = read_crops(rows, pipeline.side, options.number, seed)
+    sets = {"real": real, "scrambled": scrambled(real, seed)}
+    names = {steps: f"generated, {steps} steps" for steps in options.steps}
+    seconds = {}
+    for steps, name in names.items():
+        before = time.perf_counter()
+        with _progress(name, len(real.texts)) as progress:
+            sets[name] = draw_crops(pipeline, real, steps, options.guidance, seed, progress)
+        seconds[name] = round(time.perf_counter() - before, 1)
+    if options.simulated is not None:
+        held_out = parquet.load(options.simulated, options.split)
+        sets["simulator"] = read_crops(held_out, pipeline.side, options.number, seed)
+    seen = {name: features(seer.encoder, crops) for name, crops in sets.items()}
+    memory = features(seer.encoder, read_crops(train, pipeline.side, 4 * options.number, seed))
+    own = [name for name in sets if name in ("real", *names.values())]
+    readings = {name: read_facts(judge, sets[name]) for name in own}
+    groups = list(real.groups)
+    results = {
+        "task": "generation",
+        "model": str(options.model),
+        "data": str(options.data),
+        "split": {"name": options.split, "crops": len(real.texts), "groups": len(set(groups))},
+        "guidance_scale": options.guidance or pipeline.config.guidance_scale,
+        "judge": judge.model_id,
+        "encoder": seer.model_id,
+        "realism": realism(
+            seen["real"], {n: x for n, x in seen.items() if n != "real"}, groups, seed
+        ),
+        "look": look(sets),
+        "agreement": agreement(real, readings, seed),
+        "copying": {
+            name: measures.copying(seen[name], memory, seen["real"]) for name in names.values()
+        },
+        "drawing_seconds": seconds,
+        "seed": seed,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    results = finished(results)
+    out = options.out or options.model / "results.json"
+    _report(results, out, options.as_json)
+
+
+def _report(results: Mapping[str, Any], out: Path, as_json: bool) -> None:
+    import json
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from heph_vl.files import write_text, writing
+
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(out, json.dumps(results, indent=1, allow_nan=False) + "\n")
+    if as_json:
+        print(json.dumps(results, allow_nan=False))
+        return
+    console = Console(width=150)
+    table = Table("set", "KID normalised", "FID normalised", "precision", "recall", "density",
+                  "coverage", "steps [rad]", "spectrum [dB]", title="How real")
+    for name, found in results["realism"].items():
+        seen = results["look"].get(name, {})
+        keys = "kid_normalised", "fid_normalised", "precision", "recall", "density", "coverage"
+        cells = [_number(found[key]) for key in keys]
+        table.add_row(name, *cells, *(_number(seen.get(k)) for k in ("phase_gradient_rad", "spectrum_db")))
+    console.print(table)
+    table = Table("set", "fact F1", "shuffled", "difference", "deformation F1", "shuffled",
+                  "difference", "AUROC", title="What the judge reads")
+    for name, found in results["agreement"].items():
+        cells = []
+        for label in ("fact_f1", "deformation_f1"):
+            gap = found[f"{label}_minus_shuffled"]
+            ends = "" if gap["interval"] is None else " ({:+.3f} to {:+.3f})".format(*gap["interval"])
+            cells += [_number(found[label]["value"]), _number(found[f"{label}_shuffled"]["value"])]
+            cells.append(f"{gap['value']:+.3f}{ends}")
+        table.add_row(name, *cells, _number(found.get("deformation_auroc")))
+    console.print(table)
+    for name, found in results["copying"].items():
+        console.print(f"nearest training crop, {name}: {found}")
+    console.print(f"written to {out}")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+@contextlib.contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[int, int], None]]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--model", type=Path, required=True, help="folder of a generator")
+    parser.add_argument("--data", type=Path, required=True, help="folder of `heph-vl dataset`")
+    parser.add_argument("--split", default="test", help="train, val or test (default: test)")
+    parser.add_argument("--judge", type=Path, default=Path("weights/judge"), help="heads")
+    parser.add_argument("--encoder", type=Path, default=Path("weights/heads"), help="heads")
+    parser.add_argument("--simulated", type=Path, help="patches of `heph-vl simulate-patches`")
+    parser.add_argument("--number", type=_positive, default=512, help="crops (default: 512)")
+    parser.add_argument("--steps", type=_positive, nargs="+", default=[8, 50], help="of the sampler")
+    parser.add_argument("--guidance", type=float, help="(default: the model's own)")
+    parser.add_argument("--seed", type=int, default=0, help="of crops, noise and draws")
+    parser.add_argument("--out", type=Path, help="default: results.json beside the model")
+    parser.add_argument("--json", action="store_true", dest="as_json", help="print results as JSON")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
