@@ -208,8 +208,7 @@ def realism(
         compared[name] = x[~half] if len(x) == len(real) else x[: len(b)]
     scores: dict[str, Any] = {}
     for name, x in compared.items():
-        size = min(len(a), len(x)) // 2
-        value, error = measures.kid_estimate(a, x, num_draws=50, subset_size=size, rng=rng)
+        value, error = measures.kid_estimate(a, x, num_draws=50, rng=rng)
         cover = measures.coverage_scores(a, x)
         scores[name] = {
             "images": len(x),
@@ -255,9 +254,7 @@ def look(sets: Mapping[str, Crops]) -> dict[str, Any]:
     }
 
 
-def agreement(
-    crops: Crops, readings: Mapping[str, Reading], seed: int
-) -> dict[str, Any]:
+def agreement(crops: Crops, readings: Mapping[str, Reading], seed: int) -> dict[str, Any]:
     """Whether what the judge reads off images is what their captions say.
 
     Args:
@@ -387,21 +384,44 @@ def _report(results: Mapping[str, Any], out: Path, as_json: bool) -> None:
         print(json.dumps(results, allow_nan=False))
         return
     console = Console(width=150)
-    table = Table("set", "KID normalised", "FID normalised", "precision", "recall", "density",
-                  "coverage", "steps [rad]", "spectrum [dB]", title="How real")
+    table = Table(
+        "set",
+        "KID normalised",
+        "FID normalised",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+        "steps [rad]",
+        "spectrum [dB]",
+        title="How real",
+    )
     for name, found in results["realism"].items():
         seen = results["look"].get(name, {})
         keys = "kid_normalised", "fid_normalised", "precision", "recall", "density", "coverage"
         cells = [_number(found[key]) for key in keys]
-        table.add_row(name, *cells, *(_number(seen.get(k)) for k in ("phase_gradient_rad", "spectrum_db")))
+        table.add_row(
+            name, *cells, *(_number(seen.get(k)) for k in ("phase_gradient_rad", "spectrum_db"))
+        )
     console.print(table)
-    table = Table("set", "fact F1", "shuffled", "difference", "deformation F1", "shuffled",
-                  "difference", "AUROC", title="What the judge reads")
+    table = Table(
+        "set",
+        "fact F1",
+        "shuffled",
+        "difference",
+        "deformation F1",
+        "shuffled",
+        "difference",
+        "AUROC",
+        title="What the judge reads",
+    )
     for name, found in results["agreement"].items():
         cells = []
         for label in ("fact_f1", "deformation_f1"):
             gap = found[f"{label}_minus_shuffled"]
-            ends = "" if gap["interval"] is None else " ({:+.3f} to {:+.3f})".format(*gap["interval"])
+            ends = (
+                "" if gap["interval"] is None else " ({:+.3f} to {:+.3f})".format(*gap["interval"])
+            )
             cells += [_number(found[label]["value"]), _number(found[f"{label}_shuffled"]["value"])]
             cells.append(f"{gap['value']:+.3f}{ends}")
         table.add_row(name, *cells, _number(found.get("deformation_auroc")))
@@ -439,7 +459,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--encoder", type=Path, default=Path("weights/heads"), help="heads")
     parser.add_argument("--simulated", type=Path, help="patches of `heph-vl simulate-patches`")
     parser.add_argument("--number", type=_positive, default=512, help="crops (default: 512)")
-    parser.add_argument("--steps", type=_positive, nargs="+", default=[8, 50], help="of the sampler")
+    parser.add_argument(
+        "--steps", type=_positive, nargs="+", default=[8, 50], help="of the sampler"
+    )
     parser.add_argument("--guidance", type=float, help="(default: the model's own)")
     parser.add_argument("--seed", type=int, default=0, help="of crops, noise and draws")
     parser.add_argument("--out", type=Path, help="default: results.json beside the model")

@@ -151,7 +151,10 @@ def draw(
     total = -(-request.number // _AT_ONCE) * request.steps
     for number, start in enumerate(range(0, request.number, _AT_ONCE)):
         count = min(_AT_ONCE, request.number - start)
-        before = number * request.steps
+
+        def drawn(done: int, of_these: int, before: int = number * request.steps) -> None:
+            progress(before + done, total)
+
         yield pipeline(
             request.text,
             num_images_per_prompt=count,
@@ -161,7 +164,7 @@ def draw(
             height=height,
             width=width,
             palette=request.palette,
-            callback=lambda done, _, before=before: progress(before + done, total),
+            callback=drawn,
         )
 
 
@@ -216,7 +219,7 @@ def write_archive(
         "text_id": pipeline.config.text_id,
         "requests": [*_requests(out), {**vars(request), "read_as": request.text, "first": first}],
     }
-    written = []
+    written: list[Written] = []
     for drawn in draw(pipeline, request, progress):
         for i in range(len(drawn.images)):
             unique_id = first + len(written)
@@ -295,7 +298,7 @@ def _events(
     found: Sequence[Mapping[str, Any]],
     shape: tuple[int, ...] = (1, 1),
 ) -> tuple[Event, ...]:
-    """One event for each pattern, with an outline of those found: in its place, else the largest."""
+    """One event for each pattern, outlined by what was found in its place, else the largest."""
     left, events = list(found), []
     for pattern in facts.patterns:
         kind = "unidentified" if pattern.type == "unspecified" else pattern.type
@@ -316,9 +319,7 @@ def _cell(polygon: Sequence[Sequence[float]], shape: tuple[int, ...]) -> str:
     return captions.CELLS[3 * row + column]
 
 
-def _record(
-    unique_id: int, facts: captions.CaptionFacts, events: tuple[Event, ...]
-) -> Annotation:
+def _record(unique_id: int, facts: captions.CaptionFacts, events: tuple[Event, ...]) -> Annotation:
     """The record that facts amount to; the volcano's phase is unrest, which no phase tells."""
     said = {atom[0] for atom in facts.scene}
     error = next((a[1] for a in facts.scene if a[0] == "processing_error"), "none")
@@ -385,7 +386,8 @@ def load_generator(folder: Path) -> InSARPipeline:
 
     logging.disable_progress_bar()
     pipeline = InSARPipeline.from_pretrained(folder)
-    return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+    pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+    return pipeline
 
 
 def write_sheet(out: Path, written: Sequence[Written], request: Request) -> Path:

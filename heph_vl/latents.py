@@ -50,7 +50,9 @@ def write_cache(
         latents.append(seen["latents"].half().cpu())
         text += [number.setdefault(words, len(number)) for words in batch["texts"]]
         progress(len(text))
-    states, ends, pooled = [], [], []
+    states: list[Tensor] = []
+    pooled: list[Tensor] = []
+    ends: list[int] = []
     left = iter(number)
     while some := list(islice(left, _AT_ONCE)):
         read = frozen.read(**{k: v.to(device) for k, v in tokenize(some).items()})

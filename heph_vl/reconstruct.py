@@ -47,9 +47,7 @@ def measure_scale(network: AutoencoderKL, items: Iterable[Mapping[str, Any]]) ->
 
 
 @torch.no_grad()
-def reconstruction(
-    model: PhaseAutoencoder, items: Sequence[Mapping[str, Any]]
-) -> dict[str, float]:
+def reconstruction(model: PhaseAutoencoder, items: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """How well crops come back.
 
     Args:

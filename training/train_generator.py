@@ -1,6 +1,6 @@
 """Train the generator: text to an interferogram, in the latents of a trained autoencoder.
 
-    python training/train_generator.py --config configs/generator/tiny.yaml --data.path DATASET \\
+    python training/train_generator.py --config configs/generator/tiny.yaml --data.path DATASET
         --init.autoencoder runs/autoencoder/tiny/model --init.text weights/retriever
 
 Reads top to bottom: frozen parts, data, model, training, measure. The loss is in

@@ -1,4 +1,4 @@
-"""`heph-vl generate`: draw interferograms of a sentence, as an archive to look at or to train on."""
+"""`heph-vl generate`: draw interferograms of a sentence, to look at or to train on."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -24,7 +24,9 @@ def generate(
     number: Annotated[int, typer.Option("-n", "--number", min=1, help="Images.")] = 8,
     labels: Annotated[
         Path | None,
-        typer.Option(help="Folder of heads that read off the pictures what the prompt leaves open."),
+        typer.Option(
+            help="Folder of heads that read off the pictures what the prompt leaves open."
+        ),
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Of the sampler; 8 are nearly as good.")] = 20,
     guidance: Annotated[

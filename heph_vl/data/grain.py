@@ -34,7 +34,8 @@ def draw_phase(
     for axis in (-1, -2):
         noise = noise + _SIDE * (np.roll(noise, 1, axis) + np.roll(noise, -1, axis))
     noise /= np.sqrt(2) * (1 + 2 * _SIDE**2)  # of unit power: its square mean is 1
-    return np.angle(arrow + noise).astype(np.float32)
+    phase: NDArray[np.float32] = np.angle(arrow + noise).astype(np.float32)
+    return phase
 
 
 @lru_cache(maxsize=1)

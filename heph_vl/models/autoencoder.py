@@ -134,7 +134,8 @@ def encode(network: AutoencoderKL, pixel_values: Tensor, valid: Tensor) -> Tenso
     """
     mean = network.encode(to_channels(pixel_values, valid)).latent_dist.mean.float()
     centre, spread = _scale(network, mean)
-    return (mean - centre) / spread
+    latents: Tensor = (mean - centre) / spread
+    return latents
 
 
 def decode(network: AutoencoderKL, latents: Tensor) -> Decoded:
@@ -201,7 +202,8 @@ def autoencoder_loss(
     Returns:
         The loss (), and scalars to log.
     """
-    config: AutoencoderConfig = getattr(model, "module", model).config
+    unwrapped: Any = getattr(model, "module", model)
+    config: AutoencoderConfig = unwrapped.config
     out = model(batch)
     wanted, given, valid = out["channels"].float(), out["decoded"], batch["valid"]
     floor = config.coherence_floor

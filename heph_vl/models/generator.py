@@ -107,6 +107,25 @@ def make_scheduler(config: GeneratorConfig) -> SchedulerMixin:
     )
 
 
+def text_features(tower: TextTower, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+    """What the denoiser sees of texts.
+
+    Args:
+        tower: The text tower.
+        input_ids: (B, T) int64.
+        attention_mask: (B, T) int64; a text without any token is read as an empty one.
+
+    Returns:
+        `states` (B, T, W), `state_mask` (B, T) bool, with at least one token each, and `pooled`
+        (B, W).
+    """
+    states, pooled = tower.states(input_ids, attention_mask)
+    mask = attention_mask.bool()
+    first = torch.arange(mask.shape[1], device=mask.device) == 0
+    mask = mask | (first & ~mask.any(1, keepdim=True))  # the end of an empty text
+    return {"states": states, "state_mask": mask, "pooled": pooled}
+
+
 @dataclass
 class Frozen:
     """What the denoiser builds on and never changes.
@@ -140,16 +159,13 @@ class Frozen:
 
     @torch.no_grad()
     def read(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
-        """What the denoiser sees of texts: `states`, `state_mask` and `pooled`."""
-        states, pooled = self.text.states(input_ids, attention_mask)
-        mask = attention_mask.bool()
-        first = torch.arange(mask.shape[1], device=mask.device) == 0
-        mask = mask | (first & ~mask.any(1, keepdim=True))  # an empty text's end
-        return {"states": states, "state_mask": mask, "pooled": pooled}
+        """`text_features` of the frozen tower."""
+        return text_features(self.text, input_ids, attention_mask)
 
     def nothing(self, count: int) -> dict[str, Tensor]:
         """As `read`, of so many empty texts."""
-        ids = torch.zeros(count, 1, dtype=torch.int64, device=self.text.transformer.ln_final.weight.device)
+        device = next(self.text.parameters()).device
+        ids = torch.zeros(count, 1, dtype=torch.int64, device=device)
         return self.read(ids, ids)
 
     @torch.no_grad()
@@ -194,28 +210,39 @@ def generator_loss(
 def flow_step(
     latents: Tensor, noise: Tensor, share: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Rectified flow at a share s of noise: what is seen, time, velocity, weight (B,).
+    """Rectified flow at a share s of noise.
 
     Args:
         latents: (B, C, h, w).
         noise: Of the same shape.
         share: (B,) in [0, 1].
+
+    Returns:
+        What is seen, its time (B,), the velocity, and the weight (B,) of its error.
     """
     share = share.to(latents.device)
     s = share[:, None, None, None]
-    return (1 - s) * latents + s * noise, share * TRAIN_STEPS, noise - latents, torch.ones_like(share)
+    return (
+        (1 - s) * latents + s * noise,
+        share * TRAIN_STEPS,
+        noise - latents,
+        torch.ones_like(share),
+    )
 
 
 def v_step(
     latents: Tensor, noise: Tensor, time: Tensor, frozen: Frozen
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """v-prediction at times 0..TRAIN_STEPS - 1 (B,): what is seen, velocity, min-SNR weight (B,).
+    """v-prediction at some times.
 
     Args:
         latents: (B, C, h, w).
         noise: Of the same shape.
-        time: (B,) int64.
+        time: (B,) int64 in 0..TRAIN_STEPS - 1.
         frozen: Its noise schedule and cap.
+
+    Returns:
+        What is seen, the velocity, and the min-SNR weight (B,) of its error.
     """
     noising = frozen.noising
     snr = compute_snr(noising, time)
@@ -224,9 +251,7 @@ def v_step(
     return noised, noising.get_velocity(latents, noise, time), weight
 
 
-def denoise(
-    model: Any, noised: Tensor, time: Tensor, texts: Mapping[str, Tensor]
-) -> Tensor:
+def denoise(model: Any, noised: Tensor, time: Tensor, texts: Mapping[str, Tensor]) -> Tensor:
     """The denoiser's velocity (B, C, h, w)."""
     found: Tensor = model(
         noised,
@@ -262,6 +287,7 @@ def without(
 
 
 def _logit_normal(count: int) -> Tensor:
-    return compute_density_for_timestep_sampling(
+    share: Tensor = compute_density_for_timestep_sampling(
         "logit_normal", count, logit_mean=0.0, logit_std=1.0
     )
+    return share

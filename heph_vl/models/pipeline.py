@@ -25,7 +25,7 @@ from torch import Tensor
 from heph_vl.data.grain import draw_phase
 from heph_vl.errors import HephError
 from heph_vl.models.autoencoder import decode, factor
-from heph_vl.models.generator import denoise
+from heph_vl.models.generator import denoise, text_features
 from heph_vl.models.text import TextConfig, TextTower, load_tokenizer, save_tokenizer, tokenize
 from heph_vl.models.weights import state_sha256
 
@@ -55,7 +55,9 @@ class CaptionEncoder(ModelMixin, ConfigMixin):
     @classmethod
     def of(cls, tower: TextTower) -> "CaptionEncoder":
         """Around an existing tower."""
-        encoder = cls(**{f.name: getattr(tower.config, f.name) for f in fields(TextConfig)})
+        encoder: CaptionEncoder = cls(
+            **{f.name: getattr(tower.config, f.name) for f in fields(TextConfig)}
+        )
         encoder.tower = tower
         return encoder
 
@@ -113,7 +115,7 @@ class InSARPipeline(DiffusionPipeline):
         super().__init__()
         found = _text_id(text_encoder, tokenizer)
         if text_id not in (None, found):
-            what = f"text tower and tokenizer are {found[:12]}, not the {str(text_id)[:12]} learnt with"
+            what = f"text tower and tokenizer are {found[:12]}, it learnt with {str(text_id)[:12]}"
             raise HephError("generator", what, _AGAIN)
         self.register_modules(
             autoencoder=autoencoder,
@@ -175,7 +177,8 @@ class InSARPipeline(DiffusionPipeline):
     @property
     def multiple(self) -> int:
         """Pixels that the sides of an image must be a multiple of."""
-        return factor(self.autoencoder) * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        halvings = len(self.unet.config.block_out_channels) - 1
+        return int(factor(self.autoencoder) * 2**halvings)
 
     @torch.no_grad()
     def read(self, texts: Sequence[str]) -> dict[str, Tensor]:
@@ -183,11 +186,7 @@ class InSARPipeline(DiffusionPipeline):
         length = self.text_encoder.config.context_length
         tokens = tokenize(self.tokenizer, texts, length)
         ids, mask = (t.to(self.device) for t in tokens.values())
-        states, pooled = self.text_encoder(ids, mask)
-        seen = mask.bool()
-        first = torch.arange(seen.shape[1], device=seen.device) == 0
-        seen = seen | (first & ~seen.any(1, keepdim=True))
-        return {"states": states, "state_mask": seen, "pooled": pooled}
+        return text_features(self.text_encoder.tower, ids, mask)
 
     @torch.no_grad()
     def sample(
@@ -347,8 +346,10 @@ def draw_pictures(
     from heph_vl.simulate.render import Rendering, draw, to_images
 
     options = Rendering(downsample=1.0, filter="lanczos", palette=palette, posterise=True)
-    fields = (torch.from_numpy(np.ascontiguousarray(f)) for f in (wrapped_phase, valid, coherence))
-    picture = draw(*fields, options)
+    phase, shown, level = (
+        torch.from_numpy(np.ascontiguousarray(f)) for f in (wrapped_phase, valid, coherence)
+    )
+    picture = draw(phase, shown, level, options)
     pairs = [to_images(picture, i, options) for i in range(len(valid))]
     return [image for image, _ in pairs], [grey for _, grey in pairs]
 
