@@ -41,6 +41,7 @@ from heph_vl.models.pipeline import InSARPipeline
 
 Floats = npt.NDArray[np.float64]
 AT_ONCE = 32
+SPLITS = 20  # of the reference into halves
 SHUFFLES = 20  # orders of the captions; the mean over them is what chance gives
 
 
@@ -53,23 +54,19 @@ class Crops:
         valid: (N, H, W) bool.
         texts: What each shows, or was asked to show; none where nobody said.
         groups: Volcano group of each, or of whose caption it was drawn after.
+        units: Interferogram of each, likewise.
     """
 
     channels: npt.NDArray[np.float32]
     valid: npt.NDArray[np.bool_]
     texts: Sequence[str]
     groups: Sequence[str]
+    units: Sequence[int]
 
     @property
     def wrapped_phase(self) -> npt.NDArray[np.float32]:
         """(N, H, W) float32 [rad]."""
         return np.arctan2(self.channels[:, 1], self.channels[:, 0])
-
-    def take(self, chosen: npt.NDArray[np.bool_]) -> "Crops":
-        """Those where `chosen` (N,) is true."""
-        kept = np.flatnonzero(chosen)
-        texts, groups = ([of[i] for i in kept] for of in (self.texts, self.groups))
-        return Crops(self.channels[chosen], self.valid[chosen], texts, groups)
 
 
 def read_crops(rows: Any, side: int, number: int, seed: int, *, balance: bool = True) -> Crops:
@@ -103,6 +100,7 @@ def read_crops(rows: Any, side: int, number: int, seed: int, *, balance: bool = 
         np.stack([images[i][1] for i in kept]),
         [captions.compose(found[i][0]["sample"].facts) for i in kept],
         [found[i][1] for i in kept],
+        [found[i][0]["unique_id"] for i in kept],
     )
 
 
@@ -131,7 +129,7 @@ def draw_crops(
         for name in ("wrapped_phase", "coherence", "valid")
     )
     channels = np.stack([np.cos(phase) * valid, np.sin(phase) * valid, level], axis=1)
-    return Crops(channels.astype(np.float32), valid, like.texts, like.groups)
+    return Crops(channels.astype(np.float32), valid, like.texts, like.groups, like.units)
 
 
 def scrambled(crops: Crops, seed: int) -> Crops:
@@ -184,58 +182,59 @@ def read_facts(judge: Heads, crops: Crops) -> Reading:
 
 
 def realism(
-    real: Floats, sets: Mapping[str, Floats], groups: Sequence[str], seed: int
+    real: Floats, sets: Mapping[str, Floats], units: Sequence[int], seed: int
 ) -> dict[str, Any]:
     """KID and FID of sets to half of the reference, normalised, and how they cover it.
 
-    The other half of the reference gives the floor; sets that were drawn after the captions of the
-    reference are taken at those of the other half, so that all have its size.
+    The reference's interferograms are split at random; crops of the other half give the floor.
+    Sets that were drawn after the captions of the reference, or made of it, are taken at the rows
+    of the other half, and as many rows of the rest, so that all have one size. Over many splits
+    the mean is given, and the deviation as its error: that of the full sets to first order
+    (`metrics.realism`).
 
     Args:
         real: (N, D) of the reference.
-        sets: (M, D) of others; those of M = N belong to its rows.
-        groups: Of the reference: halves share none.
-        seed: Of the halves and errors.
+        sets: (M, D) of others, `scrambled` among them; those of M = N belong to its rows.
+        units: Interferogram of each row of the reference.
+        seed: Of the splits.
 
     Returns:
-        Of each set, and of `floor`, its scores.
+        Of each set, and of `floor`, its scores and their errors.
     """
-    half = _half(groups, seed)
-    a, b = real[half], real[~half]
     rng = np.random.default_rng(seed)
-    compared = {"floor": b}
-    for name, x in sets.items():
-        compared[name] = x[~half] if len(x) == len(real) else x[: len(b)]
-    scores: dict[str, Any] = {}
-    for name, x in compared.items():
-        value, error = measures.kid_estimate(a, x, num_draws=50, rng=rng)
-        cover = measures.coverage_scores(a, x)
-        scores[name] = {
-            "images": len(x),
-            "kid": value,
-            "kid_standard_error": error,
-            "fid": measures.frechet_distance(a, x),
-            **cover,
+    names = np.unique(np.array(units))
+    drawn: dict[str, list[dict[str, float]]] = {name: [] for name in ("floor", *sets)}
+    for _ in range(SPLITS):
+        half = np.isin(units, rng.choice(names, len(names) // 2, replace=False))
+        a, b = real[half], real[~half]
+        compared = {"floor": b}
+        for name, x in sets.items():
+            rows = rng.choice(len(x), min(len(b), len(x)), replace=False)
+            compared[name] = x[~half] if len(x) == len(real) else x[rows]
+        found = {
+            name: {
+                "kid": measures.kid(a, x),
+                "fid": measures.frechet_distance(a, x),
+                **measures.coverage_scores(a, x),
+            }
+            for name, x in compared.items()
         }
-    low, high = scores["floor"], scores["scrambled"]
-    for found in scores.values():
-        for name in ("kid", "fid"):
-            found[f"{name}_normalised"] = measures.normalised(found[name], low[name], high[name])
-    return scores
-
-
-def _half(groups: Sequence[str], seed: int) -> npt.NDArray[np.bool_]:
-    """(N,) bool, about half of the crops; whole groups, if that is possible, else crops."""
-    names, codes, sizes = np.unique(np.array(groups), return_inverse=True, return_counts=True)
-    del names
-    rng = np.random.default_rng(seed)
-    best, best_error = rng.random(len(codes)) < 0.5, 0.2
-    for _ in range(200):
-        chosen = rng.random(len(sizes)) < 0.5
-        error = abs(sizes[chosen].sum() / len(codes) - 0.5)
-        if error < best_error:
-            best, best_error = chosen[codes], error
-    return best
+        low, high = found["floor"], found["scrambled"]
+        for name, scores in found.items():
+            for kind in ("kid", "fid"):
+                value = measures.normalised(scores[kind], low[kind], high[kind])
+                scores[f"{kind}_normalised"] = value
+            drawn[name].append(scores)
+    return {
+        name: {
+            key: {
+                "value": float(np.mean([scores[key] for scores in splits])),
+                "standard_error": float(np.std([scores[key] for scores in splits], ddof=1)),
+            }
+            for key in splits[0]
+        }
+        for name, splits in drawn.items()
+    }
 
 
 def look(sets: Mapping[str, Crops]) -> dict[str, Any]:
@@ -286,8 +285,10 @@ def agreement(crops: Crops, readings: Mapping[str, Reading], seed: int) -> dict[
             entry[label] = drawn.estimate(own)
             entry[f"{label}_shuffled"] = drawn.estimate(chance)
             entry[f"{label}_minus_shuffled"] = drawn.difference(own, chance)
-        if name in readings and told.any() and not told.all():
-            entry["deformation_auroc"] = auroc(told, readings[name].deformation)
+        if name in readings:
+            entry["deformation_auroc"] = drawn.estimate(
+                auroc(told, readings[name].deformation, drawn.members)
+            )
         found[name] = entry
     return found
 
@@ -353,7 +354,7 @@ def _run(options: argparse.Namespace) -> None:
         "judge": judge.model_id,
         "encoder": seer.model_id,
         "realism": realism(
-            seen["real"], {n: x for n, x in seen.items() if n != "real"}, groups, seed
+            seen["real"], {n: x for n, x in seen.items() if n != "real"}, real.units, seed
         ),
         "look": look(sets),
         "agreement": agreement(real, readings, seed),
@@ -399,7 +400,7 @@ def _report(results: Mapping[str, Any], out: Path, as_json: bool) -> None:
     for name, found in results["realism"].items():
         seen = results["look"].get(name, {})
         keys = "kid_normalised", "fid_normalised", "precision", "recall", "density", "coverage"
-        cells = [_number(found[key]) for key in keys]
+        cells = [f"{found[k]['value']:.3f} ± {found[k]['standard_error']:.3f}" for k in keys]
         table.add_row(
             name, *cells, *(_number(seen.get(k)) for k in ("phase_gradient_rad", "spectrum_db"))
         )
@@ -424,7 +425,7 @@ def _report(results: Mapping[str, Any], out: Path, as_json: bool) -> None:
             )
             cells += [_number(found[label]["value"]), _number(found[f"{label}_shuffled"]["value"])]
             cells.append(f"{gap['value']:+.3f}{ends}")
-        table.add_row(name, *cells, _number(found.get("deformation_auroc")))
+        table.add_row(name, *cells, _number(found.get("deformation_auroc", {}).get("value")))
     console.print(table)
     for name, found in results["copying"].items():
         console.print(f"nearest training crop, {name}: {found}")

@@ -7,12 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
+from heph_vl.data.phasors import phasor
 from heph_vl.errors import HephError
 
 Floats = NDArray[np.float64]
 
 STEP_BINS = 64  # of absolute phase steps over [0, pi]
-_LEAST = 1e-12
+_LEAST = 1e-12  # of a share of power: -120 dB
+_AT_ONCE = 1024  # rows of a table of distances, which bounds memory
 
 
 def kid(x: Floats, y: Floats) -> float:
@@ -38,40 +40,13 @@ def kid(x: Floats, y: Floats) -> float:
     return float(inside - 2 * xy.mean())
 
 
-def kid_estimate(
-    x: Floats, y: Floats, *, num_draws: int, rng: np.random.Generator
-) -> tuple[float, float]:
-    """The kernel distance of all images and its standard error.
-
-    The error is the deviation over half-samples of both sets, drawn without replacement: of the
-    full sets to first order (delete-half jackknife; Shao and Wu 1989).
-
-    Args:
-        x: (N, D).
-        y: (M, D).
-        num_draws: Half-samples.
-        rng: Draws them.
-
-    Returns:
-        Distance and error.
-
-    Raises:
-        HephError: Fewer than 4 images, or features of different length.
-    """
-    _check(x, y, 4)
-    drawn = []
-    for _ in range(num_draws):
-        halves = (rng.choice(len(z), len(z) // 2, replace=False) for z in (x, y))
-        drawn.append(kid(*(z[half] for z, half in zip((x, y), halves, strict=True))))
-    return kid(x, y), float(np.std(drawn, ddof=1))
-
-
 def frechet_distance(x: Floats, y: Floats) -> float:
     """Distance of two Gaussians with the means and covariances of the sets (FID).
 
     Heusel et al., GANs trained by a two time-scale update rule, NeurIPS 2017:
     |m - n|^2 + tr(A + B - 2 (A B)^(1/2)). The trace of the root is the sum of the singular values
-    of Y' X with A = X X', B = Y Y', which needs no root and holds for fewer images than D.
+    of R S' with A = R' R, B = S' S, which needs no root and holds for fewer images than D; R and S
+    are triangles of the centred features, so that many images cost no more than D.
 
     Args:
         x: (N, D).
@@ -85,7 +60,8 @@ def frechet_distance(x: Floats, y: Floats) -> float:
     """
     _check(x, y, 2)
     centred = [(z - z.mean(0)) / np.sqrt(len(z) - 1) for z in (x, y)]
-    root = np.linalg.svd(centred[0] @ centred[1].T, compute_uv=False).sum()
+    triangles = [np.linalg.qr(z, mode="r") for z in centred]
+    root = np.linalg.svd(triangles[0] @ triangles[1].T, compute_uv=False).sum()
     spread = sum(float((z**2).sum()) for z in centred)
     means = float(((x.mean(0) - y.mean(0)) ** 2).sum())
     return max(0.0, means + spread - 2 * float(root))
@@ -114,7 +90,7 @@ def coverage_scores(real: Floats, fake: Floats, k: int = 5) -> dict[str, float]:
     Args:
         real: (N, D).
         fake: (M, D).
-        k: Of the neighbour.
+        k: Of the neighbour, which an image itself is not; at least 1.
 
     Returns:
         `precision`: share of the generated in a real ball; `recall`: of the real in a generated
@@ -122,8 +98,10 @@ def coverage_scores(real: Floats, fake: Floats, k: int = 5) -> dict[str, float]:
         balls with a generated image in them.
 
     Raises:
-        HephError: At most k images, or features of different length.
+        HephError: At most k images, k below 1, or features of different length.
     """
+    if k < 1:
+        raise HephError("k", f"{k} neighbours", "give at least 1")
     _check(real, fake, k + 1)
     across = cdist(real, fake)
     real_ball, fake_ball = (np.sort(cdist(z, z), axis=1)[:, k] for z in (real, fake))
@@ -136,6 +114,13 @@ def coverage_scores(real: Floats, fake: Floats, k: int = 5) -> dict[str, float]:
     }
 
 
+def nearest_distances(x: Floats, y: Floats) -> Floats:
+    """(N,) Euclidean distance of each of x (N, D) to the nearest of y (M, D)."""
+    _check(x, y, 1)
+    parts = [x[start : start + _AT_ONCE] for start in range(0, len(x), _AT_ONCE)]
+    return np.concatenate([cdist(part, y).min(1) for part in parts])
+
+
 def copying(fake: Floats, train: Floats, held_out: Floats) -> dict[str, float]:
     """How near generated images come to training images, beside held-out ones.
 
@@ -146,20 +131,22 @@ def copying(fake: Floats, train: Floats, held_out: Floats) -> dict[str, float]:
 
     Returns:
         `median` distance of generated images to the nearest training image, `held_out_median` that
-        of the held-out ones, their `ratio`, and `nearer`, the share of the generated that are
-        nearer than all but 1 % of the held-out: about 0.01 if nothing is copied.
+        of the held-out ones, their `ratio` (NaN if that is 0), and `nearer`, the share of the
+        generated that are nearer than all but 1 % of the held-out: about 0.01 if nothing is copied,
+        given 100 held-out and more. Held-out volcanoes lie farther from the training ones than
+        these from one another, so a generator that copies nothing may exceed it too.
 
     Raises:
         HephError: No two images, or features of different length.
     """
     _check(fake, train, 2)
     _check(held_out, train, 2)
-    near, yardstick = (cdist(z, train).min(1) for z in (fake, held_out))
+    near, yardstick = (nearest_distances(z, train) for z in (fake, held_out))
     median, other = float(np.median(near)), float(np.median(yardstick))
     return {
         "median": median,
         "held_out_median": other,
-        "ratio": median / max(other, _LEAST),
+        "ratio": median / other if other > 0 else float("nan"),
         "nearer": float((near < np.quantile(yardstick, 0.01)).mean()),
     }
 
@@ -200,11 +187,11 @@ def radial_spectrum(wrapped_phase: NDArray[np.floating], valid: NDArray[np.bool_
         valid: (H, W) bool.
 
     Returns:
-        (min(H, W) // 2,) mean power in rings of one cycle per image, of sum 1.
+        (min(H, W) // 2,) mean power in rings of one cycle per image, of sum 1; 0 without data.
     """
     height, width = valid.shape
     window = np.hanning(height)[:, None] * np.hanning(width)
-    power = np.abs(np.fft.fft2(np.exp(1j * wrapped_phase) * valid * window)) ** 2
+    power = np.abs(np.fft.fft2(phasor(wrapped_phase, valid) * window)) ** 2
     down, right = np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)
     number = min(height, width) // 2
     ring = np.rint(np.hypot(down, right) * 2 * number).astype(int)
@@ -215,8 +202,10 @@ def radial_spectrum(wrapped_phase: NDArray[np.floating], valid: NDArray[np.bool_
 
 
 def log_spectral_distance(spectrum: Floats, other: Floats) -> float:
-    """Root mean square difference of two spectra [dB]."""
-    levels = [10 * np.log10(np.maximum(s, _LEAST)) for s in (spectrum, other)]
+    """Root mean square difference [dB] of two spectra, each a share of its sum; NaN if empty."""
+    if not spectrum.sum() > 0 or not other.sum() > 0:
+        return float("nan")
+    levels = [10 * np.log10(np.maximum(s / s.sum(), _LEAST)) for s in (spectrum, other)]
     return float(np.sqrt(np.mean((levels[0] - levels[1]) ** 2)))
 
 
