@@ -5,9 +5,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-# Of neighbouring pixels' noise in (_SIDE, 1, _SIDE) along rows and columns: phasors of grain in
-# simulated previews are alike by 0.22 one pixel apart, 0.08 across a corner and 0 two apart, beyond
-# what they have in common everywhere (benchmarks/grain.py prints it).
+# Noise is smoothed by (_SIDE, 1, _SIDE) along rows and columns: so phasors of pure grain are alike by
+# 0.23 one pixel apart, 0.06 across a corner and 0.02 two apart; those of simulated previews by 0.22,
+# 0.08 and 0.01 (benchmarks/grain.py prints both).
 _SIDE = 0.15
 
 
@@ -29,10 +29,11 @@ def draw_phase(
     modulus = np.abs(phasor)
     lengths, resultants = _arrows()
     arrow = np.interp(modulus, resultants, lengths) * np.exp(1j * np.angle(phasor))
-    noise = np.empty(phasor.shape, dtype=np.complex64)
-    noise.real, noise.imag = rng.standard_normal((2, *phasor.shape), dtype=np.float32)
-    for axis in (-1, -2):
-        noise = noise + _SIDE * (np.roll(noise, 1, axis) + np.roll(noise, -1, axis))
+    *rest, height, width = phasor.shape
+    real, imaginary = rng.standard_normal((2, *rest, height + 2, width + 2), dtype=np.float32)
+    noise = real + 1j * imaginary
+    noise = noise[..., 1:-1] + _SIDE * (noise[..., :-2] + noise[..., 2:])
+    noise = noise[..., 1:-1, :] + _SIDE * (noise[..., :-2, :] + noise[..., 2:, :])
     noise /= np.sqrt(2) * (1 + 2 * _SIDE**2)  # of unit power: its square mean is 1
     phase: NDArray[np.float32] = np.angle(arrow + noise).astype(np.float32)
     return phase
@@ -47,6 +48,6 @@ def _arrows() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """
     from scipy.special import ive
 
-    length = np.linspace(0, 12, 1201)
+    length = np.concatenate([np.linspace(0, 12, 1201), [25, 50, 100]])
     k = length**2
     return length, np.sqrt(np.pi * k) / 2 * (ive(0, k / 2) + ive(1, k / 2))

@@ -60,8 +60,8 @@ def frechet_distance(x: Floats, y: Floats) -> float:
     """
     _check(x, y, 2)
     centred = [(z - z.mean(0)) / np.sqrt(len(z) - 1) for z in (x, y)]
-    triangles = [np.linalg.qr(z, mode="r") for z in centred]
-    root = np.linalg.svd(triangles[0] @ triangles[1].T, compute_uv=False).sum()
+    r, s = (np.asarray(np.linalg.qr(z, mode="r")) for z in centred)
+    root = np.linalg.svd(r @ s.T, compute_uv=False).sum()
     spread = sum(float((z**2).sum()) for z in centred)
     means = float(((x.mean(0) - y.mean(0)) ** 2).sum())
     return max(0.0, means + spread - 2 * float(root))

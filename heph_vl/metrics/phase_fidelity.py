@@ -38,7 +38,8 @@ def fringe_counts(wrapped_phase: Floats, where: NDArray[np.bool_]) -> Floats:
     """
     found: list[float] = []
     for phase, kept in ((wrapped_phase, where), (wrapped_phase.T, where.T)):
-        steps = np.angle(np.exp(1j * np.diff(phase, axis=1))) / (2 * np.pi)
+        known = np.where(kept, phase, 0)
+        steps = np.angle(np.exp(1j * np.diff(known, axis=1))) / (2 * np.pi)
         total = np.pad(np.cumsum(steps, axis=1), ((0, 0), (1, 0)))
         edges = np.diff(np.pad(kept, ((0, 0), (1, 1))).astype(np.int8), axis=1)
         rows, starts = np.nonzero(edges == 1)
