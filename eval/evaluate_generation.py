@@ -5,28 +5,32 @@
 The reference are crops of the split, of held-out volcanoes, cut and varied as for training; their
 captions are what the generator is asked for. Beside it always: the reference's own halves (floor),
 the reference with its phase scrambled (ceiling), the captions in another order, and, with
-`--simulated`, crops of simulated patches. A judge of another backbone and seed than everything that
-the generator learnt from reads the facts off the crops.
+`--simulated`, crops of simulated patches. All are read as anyone would: colours decoded. A judge of
+another backbone than the encoder of the distances reads the facts off the crops.
 """
 
 import argparse
 import contextlib
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors.torch import load_file
 
 from eval.evaluate import finished
 from heph_vl.data import captions, parquet
 from heph_vl.data.captions.from_labels import facts_from_labels
 from heph_vl.data.labels import row_labels, sampling_weights
-from heph_vl.data.samples import pixels
+from heph_vl.data.phase import decode_image, read_coherence
+from heph_vl.data.samples import decoded_pixels, pixels
 from heph_vl.data.sampling import StepSampler
 from heph_vl.data.transforms import TrainingSet, TransformConfig
 from heph_vl.errors import HephError
@@ -36,8 +40,10 @@ from heph_vl.metrics.bootstrap import Clusters, Statistic, clusters, group_weigh
 from heph_vl.metrics.caption_facts import FactCounts, count_facts, ratio
 from heph_vl.metrics.classification import auroc
 from heph_vl.metrics.realism import scrambled_phase
+from heph_vl.models.autoencoder import encode
 from heph_vl.models.heads import Heads
-from heph_vl.models.pipeline import InSARPipeline
+from heph_vl.models.inputs import as_seen
+from heph_vl.models.pipeline import InSARPipeline, draw_pictures
 
 Floats = npt.NDArray[np.float64]
 AT_ONCE = 32
@@ -69,7 +75,7 @@ class Crops:
         return np.arctan2(self.channels[:, 1], self.channels[:, 0])
 
 
-def read_crops(rows: Any, side: int, number: int, seed: int, *, balance: bool = True) -> Crops:
+def read_crops(rows: Any, side: int, number: int, seed: int) -> Crops:
     """Crops of dataset rows, as the generator learnt them, but with all that can be said of each.
 
     Args:
@@ -77,10 +83,13 @@ def read_crops(rows: Any, side: int, number: int, seed: int, *, balance: bool = 
         side: Pixels.
         number: How many.
         seed: Of the choice.
-        balance: Whether half of them are cut from images that deform.
 
     Returns:
-        The crops; facts of each composed anew for it.
+        The crops, half of images that deform; facts of each composed anew for it. Those cut at an
+        edge are left out.
+
+    Raises:
+        HephError: No image is as large.
     """
     config = TransformConfig(
         crop_size=side,
@@ -90,11 +99,13 @@ def read_crops(rows: Any, side: int, number: int, seed: int, *, balance: bool = 
         fact_dropout=0.0,
     )
     samples = TrainingSet(rows, config, seed=seed)
-    weights = sampling_weights(row_labels(rows), "deformation" if balance else "none", 0.0)
+    weights = sampling_weights(row_labels(rows), "deformation", 0.0)
     keys = StepSampler(len(samples), number, seed=seed, weights=weights).batch(0)
     found = [(samples[key], rows[key[0]]["volcano_group"]) for key in keys]
     images = [pixels(item["sample"]) for item, _ in found]
     kept = [i for i, (_, valid) in enumerate(images) if valid.shape == (side, side) and valid.any()]
+    if not kept:
+        raise HephError("crops", f"no image has {side} x {side} px", "give larger ones")
     return Crops(
         np.stack([images[i][0] for i in kept]),
         np.stack([images[i][1] for i in kept]),
@@ -124,32 +135,47 @@ def draw_crops(
             )
         )
         progress(min(start + AT_ONCE, len(like.texts)), len(like.texts))
-    phase, level, valid = (
-        np.concatenate([getattr(drawn, name) for drawn in made])
-        for name in ("wrapped_phase", "coherence", "valid")
-    )
-    channels = np.stack([np.cos(phase) * valid, np.sin(phase) * valid, level], axis=1)
-    return Crops(channels.astype(np.float32), valid, like.texts, like.groups, like.units)
+    images = [image for drawn in made for image in drawn.images]
+    grey = [image for drawn in made for image in drawn.coherence_images]
+    return as_read(images, grey, like)
 
 
 def scrambled(crops: Crops, seed: int) -> Crops:
     """Crops of the same spectrum without structure; coherence stays."""
     generator = torch.Generator().manual_seed(seed)
-    channels = crops.channels.copy()
-    for i, (phase, valid) in enumerate(zip(crops.wrapped_phase, crops.valid, strict=True)):
-        mixed = scrambled_phase(phase, valid, generator)
-        channels[i, 0], channels[i, 1] = np.cos(mixed) * valid, np.sin(mixed) * valid
-    return replace(crops, channels=channels)
+    pairs = zip(crops.wrapped_phase, crops.valid, strict=True)
+    mixed = np.stack([scrambled_phase(*pair, generator) for pair in pairs]).astype(np.float32)
+    return as_read(*draw_pictures(mixed, crops.valid, crops.channels[:, 2]), crops)
+
+
+def as_read(images: Sequence[Any], grey: Sequence[Any], like: Crops) -> Crops:
+    """Pictures as anyone would read them: colours decoded, as those of the reference were."""
+    found = []
+    for image, level in zip(images, grey, strict=True):
+        decoded = decode_image(image, palette="new")
+        shape = decoded.valid.shape
+        coherence = read_coherence(_png(level), shape, "generated coherence")
+        found.append(decoded_pixels(decoded.wrapped_phase, decoded.valid, coherence))
+    channels, valid = (np.stack(part) for part in zip(*found, strict=True))
+    return replace(like, channels=channels, valid=valid)
+
+
+def _png(image: Any) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 @torch.no_grad()
-def features(encoder: Any, crops: Crops) -> Floats:
+def features(seer: Heads, crops: Crops) -> Floats:
     """(N, D) float64, what a frozen encoder sees of crops as a whole."""
     found = []
     for start in range(0, len(crops.valid), AT_ONCE):
         part = np.s_[start : start + AT_ONCE]
-        images = torch.from_numpy(crops.channels[part]), torch.from_numpy(crops.valid[part])
-        found.append(encoder(*images).pooled.double().numpy())
+        valid = torch.from_numpy(crops.valid[part])
+        images = torch.from_numpy(crops.channels[part])
+        seen = as_seen(images, valid, seer.config.input, seer.colours)
+        found.append(seer.encoder(seen, valid).pooled.double().numpy())
     return np.concatenate(found)
 
 
@@ -172,12 +198,14 @@ def read_facts(judge: Heads, crops: Crops) -> Reading:
         "deformation": judge.calibration.deformation.threshold[0],
     }
     texts, deformation = [], []
-    for start in range(0, len(crops.valid), AT_ONCE):
-        part = np.s_[start : start + AT_ONCE]
-        images = torch.from_numpy(crops.channels[part]), torch.from_numpy(crops.valid[part])
-        for found in judge.predict_batch(*images):
-            texts.append(captions.compose(facts_from_labels(found.row(0), found.mask, limits)))
-            deformation.append(found.deformation)
+    for channels, valid in zip(crops.channels, crops.valid, strict=True):
+        if not valid.any():  # nothing to be read
+            texts.append("")
+            deformation.append(0.0)
+            continue
+        found = judge.predict(torch.from_numpy(channels), torch.from_numpy(valid))
+        texts.append(captions.compose(facts_from_labels(found.row(0), found.mask, limits)))
+        deformation.append(found.deformation)
     return Reading(texts, np.array(deformation))
 
 
@@ -237,20 +265,81 @@ def realism(
     }
 
 
-def look(sets: Mapping[str, Crops]) -> dict[str, Any]:
-    """Distances of phase steps and spectra to the reference, named `real`."""
-    steps, spectra = {}, {}
+def look(sets: Mapping[str, Crops], seed: int) -> dict[str, Any]:
+    """Distances of phase steps and spectra to half of the reference, as in `realism`.
+
+    Args:
+        sets: The reference, `real`, and others; those of its size belong to its rows.
+        seed: Of the splits.
+
+    Returns:
+        Of each set, and of `floor`, the other half, both distances.
+    """
+    rng = np.random.default_rng(seed)
+    each = {}
     for name, crops in sets.items():
         pairs = list(zip(crops.wrapped_phase, crops.valid, strict=True))
-        steps[name] = sum(measures.phase_gradient_histogram(*pair) for pair in pairs)
-        spectra[name] = np.mean([measures.radial_spectrum(*pair) for pair in pairs], axis=0)
+        each[name] = (
+            np.stack([measures.phase_gradient_histogram(*pair) for pair in pairs]),
+            np.stack([measures.radial_spectrum(*pair) for pair in pairs]),
+        )
+    real, units = sets["real"], np.unique(np.array(sets["real"].units))
+    drawn: dict[str, list[tuple[float, float]]] = {}
+    for _ in range(SPLITS):
+        half = np.isin(real.units, rng.choice(units, len(units) // 2, replace=False))
+        steps, spectra = each["real"]
+        for name, (other_steps, other_spectra) in each.items():
+            kept = ~half if len(other_steps) == len(half) else np.ones(len(other_steps), bool)
+            found = (
+                measures.wasserstein(steps[half].sum(0), other_steps[kept].sum(0), np.pi),
+                measures.log_spectral_distance(spectra[half].mean(0), other_spectra[kept].mean(0)),
+            )
+            drawn.setdefault("floor" if name == "real" else name, []).append(found)
     return {
-        name: {
-            "phase_gradient_rad": measures.wasserstein(steps["real"], steps[name], np.pi),
-            "spectrum_db": measures.log_spectral_distance(spectra["real"], spectra[name]),
-        }
-        for name in sets
+        name: dict(
+            zip(("phase_gradient_rad", "spectrum_db"), np.mean(found, 0).tolist(), strict=True)
+        )
+        for name, found in drawn.items()
     }
+
+
+def latents_of(pipeline: InSARPipeline, crops: Crops) -> Floats:
+    """(N, C h w) float64 latents of crops: what a copy would share with its original."""
+    found = []
+    for start in range(0, len(crops.valid), AT_ONCE):
+        part = np.s_[start : start + AT_ONCE]
+        images = torch.from_numpy(crops.channels[part]), torch.from_numpy(crops.valid[part])
+        with torch.no_grad():
+            found.append(encode(pipeline.autoencoder, *images).flatten(1).double().numpy())
+    return np.concatenate(found)
+
+
+def copies(
+    pipeline: InSARPipeline, sets: Mapping[str, Crops], real: Crops, cache: Path
+) -> dict[str, Any]:
+    """Nearest training crop in latents, of generated crops, of held-out and of training ones.
+
+    Args:
+        pipeline: The generator.
+        sets: Its crops.
+        real: Held-out ones.
+        cache: `cache.safetensors` of the training: the very crops that it learnt from.
+
+    Returns:
+        Of each set `measures.copying`; and of `training crops`, the nearest other one, what having
+        learnt from the same images alone would give.
+    """
+    path = cache / "cache.safetensors"
+    if not path.is_file():
+        raise HephError(str(cache), "no cached latents here", "name RUN/latents of the training")
+    train = load_file(path)["latents"].float().flatten(1).double().numpy()
+    held_out = latents_of(pipeline, real)
+    own, rest = train[: len(held_out)], train[len(held_out) :]
+    found = {
+        name: measures.copying(latents_of(pipeline, crops), rest, held_out)
+        for name, crops in sets.items()
+    }
+    return found | {"training crops": measures.copying(own, rest, held_out)}
 
 
 def agreement(crops: Crops, readings: Mapping[str, Reading], seed: int) -> dict[str, Any]:
@@ -270,7 +359,7 @@ def agreement(crops: Crops, readings: Mapping[str, Reading], seed: int) -> dict[
     rng = np.random.default_rng(seed)
     orders = [rng.permutation(len(crops.texts)) for _ in range(SHUFFLES)]
     told = np.array([bool(captions.parse(text).patterns) for text in crops.texts])
-    constant = max(set(crops.texts), key=list(crops.texts).count)
+    constant = Counter(crops.texts).most_common(1)[0][0]
     systems = {name: reading.texts for name, reading in readings.items()}
     systems["constant"] = [constant] * len(crops.texts)
     found: dict[str, Any] = {}
@@ -323,11 +412,10 @@ def _run(options: argparse.Namespace) -> None:
     started = time.perf_counter()
     pipeline = load_generator(options.model)
     judge, seer = Heads.from_pretrained(options.judge), Heads.from_pretrained(options.encoder)
-    if judge.model_id == seer.model_id:
-        fix = "give another --judge: one that shares no weights and no backbone"
-        raise HephError(str(options.judge), "the judge is the encoder of the distances", fix)
+    if judge.config.encoder.backbone == seer.config.encoder.backbone:
+        what = f"the judge's backbone is {judge.config.encoder.backbone}, as the encoder's"
+        raise HephError(str(options.judge), what, "give a --judge of another backbone and seed")
     rows, seed = parquet.load(options.data, options.split), options.seed
-    train = parquet.load(options.data, "train")
     real = read_crops(rows, pipeline.side, options.number, seed)
     sets = {"real": real, "scrambled": scrambled(real, seed)}
     names = {steps: f"generated, {steps} steps" for steps in options.steps}
@@ -340,8 +428,7 @@ def _run(options: argparse.Namespace) -> None:
     if options.simulated is not None:
         held_out = parquet.load(options.simulated, options.split)
         sets["simulator"] = read_crops(held_out, pipeline.side, options.number, seed)
-    seen = {name: features(seer.encoder, crops) for name, crops in sets.items()}
-    memory = features(seer.encoder, read_crops(train, pipeline.side, 4 * options.number, seed))
+    seen = {name: features(seer, crops) for name, crops in sets.items()}
     own = [name for name in sets if name in ("real", *names.values())]
     readings = {name: read_facts(judge, sets[name]) for name in own}
     groups = list(real.groups)
@@ -350,17 +437,20 @@ def _run(options: argparse.Namespace) -> None:
         "model": str(options.model),
         "data": str(options.data),
         "split": {"name": options.split, "crops": len(real.texts), "groups": len(set(groups))},
-        "guidance_scale": options.guidance or pipeline.config.guidance_scale,
+        "guidance_scale": pipeline.config.guidance_scale
+        if options.guidance is None
+        else options.guidance,
         "judge": judge.model_id,
         "encoder": seer.model_id,
         "realism": realism(
             seen["real"], {n: x for n, x in seen.items() if n != "real"}, real.units, seed
         ),
-        "look": look(sets),
+        "look": look(sets, seed),
         "agreement": agreement(real, readings, seed),
-        "copying": {
-            name: measures.copying(seen[name], memory, seen["real"]) for name in names.values()
-        },
+        "copying": {}
+        if options.latents is None
+        else copies(pipeline, {n: sets[n] for n in names.values()}, real, options.latents),
+        "without_data": {n: int((~sets[n].valid.any((1, 2))).sum()) for n in names.values()},
         "drawing_seconds": seconds,
         "seed": seed,
         "seconds": round(time.perf_counter() - started, 1),
@@ -400,7 +490,10 @@ def _report(results: Mapping[str, Any], out: Path, as_json: bool) -> None:
     for name, found in results["realism"].items():
         seen = results["look"].get(name, {})
         keys = "kid_normalised", "fid_normalised", "precision", "recall", "density", "coverage"
-        cells = [f"{found[k]['value']:.3f} ± {found[k]['standard_error']:.3f}" for k in keys]
+        cells = [
+            " ± ".join(_number(found[k][part]) for part in ("value", "standard_error"))
+            for k in keys
+        ]
         table.add_row(
             name, *cells, *(_number(seen.get(k)) for k in ("phase_gradient_rad", "spectrum_db"))
         )
@@ -420,11 +513,9 @@ def _report(results: Mapping[str, Any], out: Path, as_json: bool) -> None:
         cells = []
         for label in ("fact_f1", "deformation_f1"):
             gap = found[f"{label}_minus_shuffled"]
-            ends = (
-                "" if gap["interval"] is None else " ({:+.3f} to {:+.3f})".format(*gap["interval"])
-            )
+            ends = [_number(end) for end in gap["interval"] or ()]
             cells += [_number(found[label]["value"]), _number(found[f"{label}_shuffled"]["value"])]
-            cells.append(f"{gap['value']:+.3f}{ends}")
+            cells.append(_number(gap["value"]) + (f" ({ends[0]} to {ends[1]})" if ends else ""))
         table.add_row(name, *cells, _number(found.get("deformation_auroc", {}).get("value")))
     console.print(table)
     for name, found in results["copying"].items():
@@ -459,6 +550,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--judge", type=Path, default=Path("weights/judge"), help="heads")
     parser.add_argument("--encoder", type=Path, default=Path("weights/heads"), help="heads")
     parser.add_argument("--simulated", type=Path, help="patches of `heph-vl simulate-patches`")
+    parser.add_argument(
+        "--latents", type=Path, help="RUN/latents: was anything copied from its training crops?"
+    )
     parser.add_argument("--number", type=_positive, default=512, help="crops (default: 512)")
     parser.add_argument(
         "--steps", type=_positive, nargs="+", default=[8, 50], help="of the sampler"

@@ -2,8 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import date, timedelta
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from heph_vl.data import captions
-from heph_vl.data.annotations import Annotation, Event
 from heph_vl.data.archive import COHERENCE_SUFFIX, GENERATION_FILE, IMAGE_SUFFIX
-from heph_vl.data.captions.facts import AREA_EFFECTS
-from heph_vl.data.captions.from_labels import facts_from_labels
-from heph_vl.data.samples import decoded_pixels, pixels
+from heph_vl.data.samples import pixels
 from heph_vl.errors import HephError
-from heph_vl.files import write_text
+from heph_vl.files import write_text, writing
+from heph_vl.generated_records import record_of, unlabelled
 from heph_vl.models.generator import TRAIN_STEPS, Frozen, denoise, flow_step, v_step
 from heph_vl.models.pipeline import NOTICE, InSAROutput, InSARPipeline
 from heph_vl.sheet import tile_pictures
@@ -28,11 +25,8 @@ from heph_vl.simulate.store import Product, write_product
 
 if TYPE_CHECKING:
     from heph_vl.models.heads import Heads
-    from heph_vl.models.prediction import Prediction
 
-# No frame of Sentinel-1: no track has number 0. The grouped split trains on both.
-FRAME_ID = "002D_00000_000000"
-_FIRST = date(1900, 1, 1)  # no satellite flew: a date that cannot be taken for a real one
+_NO_HEADS: str | None = "no heads read it"
 _LEVELS = 8  # of noise, at which the error is measured
 _AT_ONCE = 16
 
@@ -50,21 +44,22 @@ def velocity_error(model: Any, batch: Mapping[str, Tensor], frozen: Frozen) -> f
         As the loss, without weights and left-out texts; 1 and more before it has learnt.
     """
     device = frozen.autoencoder.device
-    kept = ("pixel_values", "valid", "input_ids", "attention_mask")
-    seen = frozen.prepare({name: batch[name].to(device) for name in kept})
-    count = len(seen["latents"])
-    noise = torch.randn(seen["latents"].shape, generator=torch.Generator().manual_seed(0))
+    count = len(batch["valid"])
     share = ((torch.arange(count) % _LEVELS) + 0.5) / _LEVELS
+    noising = torch.Generator().manual_seed(0)
     errors = []
-    for start in range(0, count, 64):
-        part = {name: values[start : start + 64] for name, values in seen.items()}
-        some = noise[start : start + 64].to(device), share[start : start + 64]
+    for start in range(0, count, _AT_ONCE):
+        part = np.s_[start : start + _AT_ONCE]
+        kept = ("pixel_values", "valid", "input_ids", "attention_mask")
+        seen = frozen.prepare({name: batch[name][part].to(device) for name in kept})
+        latents = seen["latents"]
+        noise = torch.randn(latents.shape, generator=noising).to(device)
         if frozen.config.prediction == "flow":
-            noised, time, velocity, _ = flow_step(part["latents"], *some)
+            noised, time, velocity, _ = flow_step(latents, noise, share[part])
         else:
-            time = (some[1] * TRAIN_STEPS).long().to(device)
-            noised, velocity, _ = v_step(part["latents"], some[0], time, frozen)
-        errors.append((denoise(model, noised, time, part) - velocity).square().mean((1, 2, 3)))
+            time = (share[part] * TRAIN_STEPS).long().to(device)
+            noised, velocity, _ = v_step(latents, noise, time, frozen)
+        errors.append((denoise(model, noised, time, seen) - velocity).square().mean((1, 2, 3)))
     return float(torch.cat(errors).mean())
 
 
@@ -109,7 +104,7 @@ class Request:
         steps: Of the sampler.
         guidance_scale: None: the model's own.
         size: Height and width in pixels; None: of its training crops.
-        seed: Of all randomness.
+        seed: With what the folder holds already, of all randomness.
         palette: "new" or "old".
     """
 
@@ -135,6 +130,7 @@ class Request:
 def draw(
     pipeline: InSARPipeline,
     request: Request,
+    seed: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[InSAROutput]:
     """Interferograms of a request, some at a time.
@@ -142,6 +138,7 @@ def draw(
     Args:
         pipeline: The generator.
         request: What to draw.
+        seed: Of all randomness.
         progress: Called with steps done and of all.
 
     Yields:
@@ -149,6 +146,7 @@ def draw(
     """
     height, width = request.size or (None, None)
     total = -(-request.number // _AT_ONCE) * request.steps
+    generator = torch.Generator().manual_seed(seed)
     for number, start in enumerate(range(0, request.number, _AT_ONCE)):
         count = min(_AT_ONCE, request.number - start)
 
@@ -160,7 +158,7 @@ def draw(
             num_images_per_prompt=count,
             num_inference_steps=request.steps,
             guidance_scale=request.guidance_scale,
-            generator=torch.Generator().manual_seed(request.seed + number),
+            generator=generator,
             height=height,
             width=width,
             palette=request.palette,
@@ -176,11 +174,13 @@ class Written:
         image: Path of its picture.
         unique_id: Its number.
         caption: Of its record; None if it got none.
+        why_not: Why it got none; None if it has one.
     """
 
     image: Path
     unique_id: int
     caption: str | None
+    why_not: str | None
 
 
 def write_archive(
@@ -194,12 +194,11 @@ def write_archive(
 ) -> list[Written]:
     """Write generated pairs in the layout of an archive, beside those that are there.
 
-    A record says what the prompt says. What a prompt leaves open (the air, noise, outlines, where
-    it names a deformation) is read off the picture by `labels`, if given. A prompt that does not
-    tell whether the ground deforms gets no record without `labels`.
+    With `labels` pairs get records as well (`generated_records.record_of`); without, nobody has
+    said what the pictures show beyond the prompt, and they are unlabelled.
 
     Args:
-        out: Folder, new or of this function.
+        out: Folder, new or of this function; another call adds other pairs to it.
         pipeline: The generator.
         request: What to draw.
         model: Where the generator was loaded from, for the record of how it was made.
@@ -210,143 +209,45 @@ def write_archive(
         What was written.
 
     Raises:
-        HephError: `out` holds something else, or cannot be written.
+        HephError: `out` holds something else or pictures of another size, or cannot be written.
     """
-    first = _next_id(out)
+    earlier, first = _requests(out), _next_id(out)
+    height, width = request.size or (pipeline.side, pipeline.side)
+    if any(past["pixels"] != [height, width] for past in earlier):
+        what = f"it holds pictures of {earlier[0]['pixels']} px, not {[height, width]}"
+        raise HephError(str(out), what, "a frame has one size: choose another folder")
     made = {
         "notice": NOTICE,
         "model": model,
-        "text_id": pipeline.config.text_id,
-        "requests": [*_requests(out), {**vars(request), "read_as": request.text, "first": first}],
+        "text_sha256": pipeline.config.text_sha256,
+        "requests": [
+            *earlier,
+            vars(request) | {"read_as": request.text, "first": first, "pixels": [height, width]},
+        ],
     }
     written: list[Written] = []
-    for drawn in draw(pipeline, request, progress):
-        for i in range(len(drawn.images)):
-            unique_id = first + len(written)
-            facts, events = request.facts, _events(request.facts, [])
-            if labels is not None:
-                facts, events = _completed(request.facts, drawn, i, labels)
-            record = _record(unique_id, facts, events)
-            if not written:
+    truth = {"notice": NOTICE, "prompt": request.prompt, "read_as": request.text}
+    # What an archive has already got is not drawn a second time.
+    seed = int(np.random.SeedSequence([request.seed, first]).generate_state(1)[0])
+    for drawn in draw(pipeline, request, seed, progress):
+        if not written:
+            with writing(out):
                 out.mkdir(parents=True, exist_ok=True)
                 write_text(out / GENERATION_FILE, json.dumps(made, indent=2) + "\n")
-            written.append(_write(out, record, drawn, i, request, _tells(facts)))
+        for i in range(len(drawn.images)):
+            unique_id = first + len(written)
+            record, why_not = unlabelled(unique_id), _NO_HEADS
+            if labels is not None:
+                found = record_of(unique_id, request.facts, drawn, i, labels)
+                record, why_not = (record, found) if isinstance(found, str) else (found, None)
+            images = drawn.images[i], drawn.coherence_images[i]
+            labelled = why_not is None
+            write_product(out, Product(record, *images, None, None, truth, labelled, NOTICE))
+            name = record.pair_name
+            image = out / record.frame_id / "interferograms" / name / f"{name}{IMAGE_SUFFIX}"
+            caption = record.caption if labelled else None
+            written.append(Written(image, unique_id, caption, why_not))
     return written
-
-
-def _tells(facts: captions.CaptionFacts) -> bool:
-    """Whether facts say if the ground deforms, or that nothing can be said."""
-    settled = {("no_deformation",), ("corrupted",), ("no_information",)}
-    return bool(facts.patterns) or bool(facts.scene & settled)
-
-
-def _write(
-    out: Path, record: Annotation, drawn: InSAROutput, i: int, request: Request, labelled: bool
-) -> Written:
-    truth = {"notice": NOTICE, "prompt": request.prompt, "read_as": request.text}
-    images = drawn.images[i], drawn.coherence_images[i]
-    write_product(out, Product(record, *images, None, None, truth, labelled, NOTICE))
-    name = record.pair_name
-    image = out / record.frame_id / "interferograms" / name / f"{name}{IMAGE_SUFFIX}"
-    return Written(image, record.unique_id, record.caption if labelled else None)
-
-
-def _completed(
-    said: captions.CaptionFacts, drawn: InSAROutput, i: int, labels: "Heads"
-) -> tuple[captions.CaptionFacts, tuple[Event, ...]]:
-    """What a prompt says, and of what it leaves open what the heads see."""
-    from heph_vl.detect import outlines
-
-    channels, valid = decoded_pixels(drawn.wrapped_phase[i], drawn.valid[i], drawn.coherence[i])
-    found: Prediction = labels.predict(torch.from_numpy(channels), torch.from_numpy(valid))
-    seen = facts_from_labels(found.row(0), found.mask)
-    named = {atom[0] for atom in said.scene}
-    settled = _tells(said)
-    open_air = not named & {"vertical_stratification", "turbulent_mixing", "low_atmospheric_impact"}
-    scene = set(said.scene)
-    for atom in seen.scene:
-        if atom[0] in ("no_deformation", "corrupted", "no_information"):
-            if not settled:
-                scene.add(atom)
-        elif atom[0] in AREA_EFFECTS and atom[0] != "noise":
-            if open_air:
-                scene.add(atom)
-        elif atom[0] != "low_atmospheric_impact" and atom[0] not in named:
-            scene.add(atom)
-    patterns = said.patterns if settled else seen.patterns
-    level = max(zip(found.intensities, captions.INTENSITIES, strict=True))[1]
-    patterns = tuple(
-        p if p.intensity or p.type == "earthquake" else replace(p, intensity=level)
-        for p in patterns
-    )
-    if patterns:
-        scene.discard(("no_deformation",))
-    facts = captions.CaptionFacts(frozenset(scene), patterns)
-    whole = _if_deforming(found)
-    return facts, _events(facts, outlines(whole) if whole is not None else [], valid.shape)
-
-
-def _if_deforming(found: "Prediction") -> NDArray[np.uint8] | None:
-    """A mask of an image that is known to deform: the image's own probability does not count."""
-    if found.mask_if_deforming is None:
-        return None
-    return (found.mask_if_deforming >= 0.5).astype(np.uint8)
-
-
-def _events(
-    facts: captions.CaptionFacts,
-    found: Sequence[Mapping[str, Any]],
-    shape: tuple[int, ...] = (1, 1),
-) -> tuple[Event, ...]:
-    """One event for each pattern, outlined by what was found in its place, else the largest."""
-    left, events = list(found), []
-    for pattern in facts.patterns:
-        kind = "unidentified" if pattern.type == "unspecified" else pattern.type
-        near = [o for o in left if _cell(o["polygon"], shape) in pattern.regions] or left
-        polygon = None
-        if near:
-            left.remove(near[0])
-            polygon = tuple((float(x), float(y)) for x, y in near[0]["polygon"])
-        events.append(Event(kind, pattern.intensity, polygon))
-    return tuple(events)
-
-
-def _cell(polygon: Sequence[Sequence[float]], shape: tuple[int, ...]) -> str:
-    """Cell of the 3 x 3 grid at the middle of an outline's box."""
-    corners = np.array(polygon)
-    x, y = (corners.min(0) + corners.max(0)) / 2
-    row, column = (min(2, int(3 * v / side)) for v, side in ((y, shape[0]), (x, shape[1])))
-    return captions.CELLS[3 * row + column]
-
-
-def _record(unique_id: int, facts: captions.CaptionFacts, events: tuple[Event, ...]) -> Annotation:
-    """The record that facts amount to; the volcano's phase is unrest, which no phase tells."""
-    said = {atom[0] for atom in facts.scene}
-    error = next((a[1] for a in facts.scene if a[0] == "processing_error"), "none")
-    volcanic = [event for event in events if event.type != "earthquake"]
-    label = ["Deformation"] * bool(volcanic) + ["Earthquake"] * (len(volcanic) < len(events))
-    phase = "unrest" if volcanic else "none" if events else "rest"
-    start = _FIRST + timedelta(days=unique_id)
-    return Annotation(
-        unique_id=unique_id,
-        frame_id=FRAME_ID,
-        primary_date=start,
-        secondary_date=start + timedelta(days=12),
-        corrupted="corrupted" in said,
-        processing_error=error,
-        glacier_fringes="glacier_fringes" in said,
-        orbital_fringes="orbital_fringes" in said,
-        atmosphere=int("vertical_stratification" in said) + 2 * int("turbulent_mixing" in said),
-        low_coherence="noise" in said,
-        no_info="no_information" in said,
-        image_artifacts="image_artifacts" in said,
-        label=tuple(label) or ("Non_Deformation",),
-        events=events,
-        volcano_phase=phase,
-        confidence=0.5,
-        is_crowd=len(events) > 1,
-        caption=captions.compose(facts),
-    )
 
 
 def _requests(out: Path) -> list[dict[str, Any]]:
@@ -359,6 +260,8 @@ def _requests(out: Path) -> list[dict[str, Any]]:
         return []
     try:
         found: list[dict[str, Any]] = json.loads(path.read_text())["requests"]
+        if any(set(past) < {"pixels", "first"} for past in found):
+            raise KeyError("pixels")
     except (ValueError, KeyError, TypeError) as error:
         raise HephError(str(path), "it is broken", "choose a new folder") from error
     return found

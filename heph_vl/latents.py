@@ -2,7 +2,8 @@
 
 A cache is a folder of `cache.safetensors`: `latents` (N, C, h, w) float16, `text` (N,) int64 the
 number of each crop's text, and of M different texts `states` (all tokens, W) float16, `ends` (M,)
-int64 where each one's tokens end, `pooled` (M, W) float16; and of `texts.json`, the texts.
+int64 where each one's tokens end, `pooled` (M, W) float16; and of `texts.json`: the M texts, and
+the identity of the networks, since their latents mean nothing to others.
 """
 
 import json
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -68,7 +70,7 @@ def write_cache(
         "pooled": torch.cat(pooled),
     }
     save_file(tensors, str(folder / TENSORS))
-    (folder / TEXTS).write_text(json.dumps(list(number)))
+    (folder / TEXTS).write_text(json.dumps({"of": frozen.identity, "texts": list(number)}))
 
 
 class CachedCrops(Dataset[dict[str, Tensor]]):
@@ -76,20 +78,25 @@ class CachedCrops(Dataset[dict[str, Tensor]]):
 
     Args:
         folder: Of `write_cache`.
+        frozen: What it must have been made with.
 
     Raises:
-        HephError: The cache is incomplete or broken.
+        HephError: The cache is incomplete or broken, or of other networks.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, frozen: Frozen) -> None:
         fix = "delete that folder: it is made again"
         try:
             self._cache = load_file(str(folder / TENSORS))
-            self.texts: list[str] = json.loads((folder / TEXTS).read_text())
-        except (OSError, ValueError) as error:
+            about = json.loads((folder / TEXTS).read_text())
+            self.texts: list[str] = about["texts"]
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise HephError(str(folder), f"not a cache of latents ({error})", fix) from error
         if {"latents", "text", "states", "ends", "pooled"} - self._cache.keys():
             raise HephError(str(folder), "not a cache of latents", fix)
+        if about.get("of") != frozen.identity:
+            what = "these latents are of another autoencoder or text tower"
+            raise HephError(str(folder), what, f"{fix}; start the run anew")
 
     def __len__(self) -> int:
         return len(self._cache["latents"])

@@ -127,17 +127,18 @@ def main(config: Config, resume: bool) -> None:
     held_out_keys = StepSampler(
         len(held_out), drawn, seed=seed, weights=weigh(row_labels(validation))
     ).batch(0)
+    weights = weigh(
+        row_labels(rows),
+        sizes=[len(part) for part in parts],
+        rest_share=config.data.more_share,
+    )
     sampler = StepSampler(
         len(samples),
         config.data.batch_size,
         seed=seed,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
-        weights=weigh(
-            row_labels(rows),
-            sizes=[len(part) for part in parts],
-            rest_share=config.data.more_share,
-        ),
+        weights=weights,
     )
     loader = DataLoader(
         samples,
@@ -173,7 +174,7 @@ def main(config: Config, resume: bool) -> None:
 
     # Measure
     network = average.model.network
-    order = StepSampler(len(samples), 2048, seed=seed + 1)
+    order = StepSampler(len(samples), 2048, seed=seed + 1, weights=weights)
     measure_scale(network, (samples[key] for key in order.batch(0)))
     found = evaluate(model, config.loop.steps)
     run.save_model(partial(save_autoencoder, network))

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
+import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -24,7 +25,7 @@ from heph_vl.data.labels import row_labels, sampling_weights
 from heph_vl.data.sampling import StepSampler
 from heph_vl.data.transforms import TrainingSet, TransformConfig, collate
 from heph_vl.errors import HephError
-from heph_vl.files import new_folder
+from heph_vl.files import new_folder, writing
 from heph_vl.generate import generated_sheet, velocity_error
 from heph_vl.latents import CachedCrops, collate_cached, write_cache
 from heph_vl.loop import EMA, LoopConfig, fit, make_optimizer
@@ -186,13 +187,18 @@ def main(config: Config, resume: bool) -> None:
     count = config.data.cached_crops
     if count:
         cache = run.folder / "latents"
-        with accelerator.main_process_first():
+        # Reading the crops draws a seed for its workers, which a resumed run would not draw.
+        with accelerator.main_process_first(), torch.random.fork_rng(devices=[]):
             if not cache.is_dir():
                 keys = StepSampler(len(samples), count, seed=seed, weights=weights).batch(0)
                 batches = _batches(samples, keys, tokenize_texts, config.data.num_workers)
-                with new_folder(cache) as folder, progress_bar(count, 0, show=True) as progress:
+                with (
+                    writing(cache),
+                    new_folder(cache) as folder,
+                    progress_bar(count, 0, show=run.is_main) as progress,
+                ):
                     write_cache(folder, frozen, batches, tokenize_texts, lambda n: progress(n, {}))
-        crops: Any = CachedCrops(cache)
+        crops: Any = CachedCrops(cache, frozen)
         sampler = StepSampler(len(crops), config.data.batch_size, seed=seed, **shared)
         loaded |= {"collate_fn": collate_cached}
     else:

@@ -1,5 +1,6 @@
 """`heph-vl generate`: draw interferograms of a sentence, to look at or to train on."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,25 +11,25 @@ from heph_vl.errors import HephError
 
 EXAMPLES = examples(
     'heph-vl generate "A mogi-type deformation of high intensity on the top-left side" -n 8 '
-    "--model weights/generator --out runs/drawn",
-    'heph-vl generate "earthquake, turbulent mixing" -n 200 --model weights/generator '
-    "--labels weights/heads --out runs/quakes",
-    'heph-vl generate "" -n 16 --steps 8 --model weights/generator --out runs/anything',
+    "--out runs/drawn",
+    'heph-vl generate "earthquake, turbulent mixing" -n 200 --out runs/quakes --json',
+    'heph-vl generate "" -n 16 --steps 8 --no-records --out runs/anything',
 )
 
 
 def generate(
     prompt: Annotated[str, typer.Argument(help='What is to be seen; "" for anything.')],
-    model: Annotated[Path, typer.Option(help="Folder of the generator.")],
     out: Annotated[Path, typer.Option(help="Archive to write or to add to.")],
+    model: Annotated[Path, typer.Option(help="Folder of the generator.")] = Path(
+        "weights/generator"
+    ),
     number: Annotated[int, typer.Option("-n", "--number", min=1, help="Images.")] = 8,
     labels: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of heads that read off the pictures what the prompt leaves open."
-        ),
-    ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Of the sampler; 8 are nearly as good.")] = 20,
+        Path,
+        typer.Option(help="Folder of heads that read off a picture what the prompt leaves open."),
+    ] = Path("weights/heads"),
+    records: Annotated[bool, typer.Option(help="Write annotations, or pictures alone.")] = True,
+    steps: Annotated[int, typer.Option(min=1, help="Of the sampler, 8 and more.")] = 20,
     guidance: Annotated[
         float | None, typer.Option(min=0, help="How closely to follow the text; 1: as learnt.")
     ] = None,
@@ -39,12 +40,15 @@ def generate(
     palette: Annotated[
         Literal["new", "old"], typer.Option(help="LiCSAR's colours since, or before, October 2020.")
     ] = "new",
-    seed: Annotated[int, typer.Option(help="Same seed, same images.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**63 - 1, help="Same seed and new folder, same images.")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Draw interferograms of a sentence. They are generated, not observations, and say so.
 
-    Writes PNG pairs and annotations in the layout of an archive, and a sheet to look at.
+    Writes PNG pairs and annotations in the layout of an archive, and a sheet to look at. A picture
+    in which the heads do not see what was asked for gets no annotation. Another call adds to OUT.
     """
     from heph_vl.embed import on_best_device
     from heph_vl.generate import Request, load_generator, write_archive, write_sheet
@@ -55,7 +59,7 @@ def generate(
         raise HephError("prompt", f"it has {len(prompt)} characters", "use at most 2000")
     unknown = request.facts.unexplained
     pipeline = load_generator(model)
-    heads = None if labels is None else on_best_device(Heads.from_pretrained(labels))
+    heads = on_best_device(Heads.from_pretrained(labels)) if records else None
     with progress_bar("Drawing") as progress:
         written = write_archive(
             out, pipeline, request, model=str(model), labels=heads, progress=progress
@@ -67,10 +71,7 @@ def generate(
                 "out": str(out),
                 "read_as": request.text,
                 "not_understood": list(unknown),
-                "images": [
-                    {"image": str(w.image), "unique_id": w.unique_id, "caption": w.caption}
-                    for w in written
-                ],
+                "images": [{**vars(pair), "image": str(pair.image)} for pair in written],
                 "sheet": str(sheet),
             }
         )
@@ -78,7 +79,6 @@ def generate(
     say(f"read as: {request.text or '(anything)'}")
     if unknown:
         say(f"not understood: {', '.join(unknown)}")
-    without = sum(w.caption is None for w in written)
-    if without:
-        say(f"{without} without a record: the text leaves open if the ground deforms; try --labels")
+    for why, count in Counter(pair.why_not for pair in written if pair.why_not).items():
+        say(f"{count} without a record: {why}")
     say(f"{len(written)} generated pairs, not observations, written to {out}; look at {sheet}")

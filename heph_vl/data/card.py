@@ -5,8 +5,8 @@ from typing import Any
 
 _TEXT = """# {title}
 
-Sentinel-1 interferograms over volcanoes with captions, labels and deformation polygons, in the
-config `{config}`. {origin} Written by heph_vl.
+{what} with captions, labels and deformation polygons, in the config `{config}`. {origin}
+Written by heph_vl.
 
 ```python
 import datasets
@@ -33,7 +33,12 @@ _ORIGIN = {
     "simulated": "All images and labels are **simulated**: no score on them is a result on real "
     "data.",
     "generated": "All images are **generated, not observations**; labels say what they were asked "
-    "to show.",
+    "to show, and what heads saw of what that left open.",
+}
+_WHAT = {
+    "real": "Sentinel-1 interferograms over volcanoes",
+    "simulated": "Simulated interferograms of volcanoes, as Sentinel-1 would see them,",
+    "generated": "Interferograms in the likeness of Sentinel-1's, drawn by a network,",
 }
 _TITLE = {
     "real": "Hephaestus",
@@ -67,6 +72,7 @@ def dataset_card(report: Mapping[str, Any], splits: Sequence[str]) -> str:
         for split in splits
     ]
     text = _TEXT.format(
+        what=_WHAT[report["source"]],
         title=_TITLE[report["source"]],
         config=config,
         origin=_ORIGIN[report["source"]],

@@ -39,6 +39,7 @@ _NOT_HASHED = (
         "patch_rows.py",
         "labels.py",
         "from_labels.py",
+        "grain.py",
     ),
 )
 

@@ -5,9 +5,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-# Noise is smoothed by (_SIDE, 1, _SIDE) along rows and columns: so phasors of pure grain are alike by
-# 0.23 one pixel apart, 0.06 across a corner and 0.02 two apart; those of simulated previews by 0.22,
-# 0.08 and 0.01 (benchmarks/grain.py prints both).
+# Noise is smoothed by (_SIDE, 1, _SIDE) along rows and columns: so phasors of pure grain are alike
+# by 0.23 one pixel apart, 0.06 across a corner and 0.02 two apart; those of simulated previews by
+# 0.22, 0.08 and 0.01 (benchmarks/grain.py prints both).
 _SIDE = 0.15
 
 

@@ -7,7 +7,7 @@
     AutoencoderKL.decode -> mean phasor (its modulus tells how sure the phase is), coherence
 
 A network that is scored by squared distance to unit phasors answers with their mean: of length 1
-on ground, near 0 in grain, where no code of this size could tell the phase. `models.grain` draws
+on ground, near 0 in grain, where no code of this size could tell the phase. `data.grain` draws
 a phase of such a mean, so that decoded pictures have grain again.
 """
 
@@ -91,6 +91,7 @@ class PhaseAutoencoder(nn.Module):
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Channels, their reconstruction from sampled latents, and the latents' moments."""
+        _check_size(self.network, batch["valid"])
         channels = to_channels(batch["pixel_values"], batch["valid"])
         posterior = self.network.encode(channels).latent_dist
         latents = posterior.mean + posterior.std * torch.randn_like(posterior.mean)
@@ -132,6 +133,7 @@ def encode(network: AutoencoderKL, pixel_values: Tensor, valid: Tensor) -> Tenso
     Returns:
         (B, C, h, w) float32.
     """
+    _check_size(network, valid)
     mean = network.encode(to_channels(pixel_values, valid)).latent_dist.mean.float()
     centre, spread = _scale(network, mean)
     latents: Tensor = (mean - centre) / spread
@@ -149,7 +151,8 @@ def decode(network: AutoencoderKL, latents: Tensor) -> Decoded:
         What they mean.
     """
     centre, spread = _scale(network, latents)
-    return from_channels(network.decode(latents * spread + centre).sample.float())
+    mean = (latents * spread + centre).to(network.dtype)
+    return from_channels(network.decode(mean).sample.float())
 
 
 def from_channels(channels: Tensor) -> Decoded:
@@ -165,6 +168,14 @@ def from_channels(channels: Tensor) -> Decoded:
     phasor = torch.complex(channels[:, 0], channels[:, 1])
     phasor = phasor / phasor.abs().clamp(min=1) * valid
     return Decoded(phasor, channels[:, 2].clamp(0, 1) * valid, valid)
+
+
+def _check_size(network: AutoencoderKL, valid: Tensor) -> None:
+    height, width = valid.shape[1:]
+    if height % factor(network) or width % factor(network):
+        what = f"images of {width} x {height} px"
+        fix = f"sides must be multiples of {factor(network)} px: leave out images below the crop"
+        raise HephError("autoencoder", what, fix)
 
 
 def _scale(network: AutoencoderKL, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,8 @@ s drawn logit-normal. `v` (Salimans and Ho 2022): z = a x + s n with a^2 + s^2 =
 schedule, velocity a n - s x, weighted by min-SNR (Hang et al. 2023).
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -32,6 +34,7 @@ from heph_vl.errors import HephError
 from heph_vl.models.autoencoder import encode
 from heph_vl.models.gather import gather_rows
 from heph_vl.models.text import TextTower
+from heph_vl.models.weights import state_sha256
 
 TRAIN_STEPS = 1000  # of time, from 0 (data) to noise
 
@@ -156,6 +159,14 @@ class Frozen:
         self.autoencoder.to(device)
         self.text.to(device)
         return self
+
+    @property
+    def identity(self) -> str:
+        """Sha256 of both networks and of the scale of the latents."""
+        states = [self.autoencoder.state_dict(), self.text.state_dict()]
+        parts = [state_sha256({k: v.contiguous() for k, v in s.items()}) for s in states]
+        scale = self.autoencoder.config.latents_mean, self.autoencoder.config.latents_std
+        return hashlib.sha256(json.dumps([parts, scale]).encode()).hexdigest()
 
     @torch.no_grad()
     def read(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """A sentence as an interferogram: diffusers' pipeline of text tower, denoiser and autoencoder."""
 
-import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,6 +12,7 @@ from diffusers import (
     AutoencoderKL,
     ConfigMixin,
     DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
     ModelMixin,
     SchedulerMixin,
     UNet2DConditionModel,
@@ -20,12 +21,13 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 
 from heph_vl.data.grain import draw_phase
 from heph_vl.errors import HephError
 from heph_vl.models.autoencoder import decode, factor
-from heph_vl.models.generator import denoise, text_features
+from heph_vl.models.generator import TRAIN_STEPS, denoise, text_features
 from heph_vl.models.text import TextConfig, TextTower, load_tokenizer, save_tokenizer, tokenize
 from heph_vl.models.weights import state_sha256
 
@@ -61,10 +63,6 @@ class CaptionEncoder(ModelMixin, ConfigMixin):
         encoder.tower = tower
         return encoder
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """As `TextTower.states`."""
-        return self.tower.states(input_ids, attention_mask)
-
 
 @dataclass
 class InSAROutput(BaseOutput):
@@ -96,11 +94,11 @@ class InSARPipeline(DiffusionPipeline):
         scheduler: The sampler it was trained for.
         text_encoder: The text tower it was trained with.
         tokenizer: Of `models.text`, that tower's.
-        text_id: Identity of the last two; computed if None, else compared.
+        text_sha256: Of the text tower's weights, `tokenizer_sha256` of the tokenizer's file; both
+            are written by `save_pretrained` and compared by `from_pretrained`.
+        tokenizer_sha256: See there.
         guidance_scale: Used if a call names none.
     """
-
-    model_cpu_offload_seq = "text_encoder->unet->autoencoder"
 
     def __init__(
         self,
@@ -109,14 +107,11 @@ class InSARPipeline(DiffusionPipeline):
         scheduler: SchedulerMixin,
         text_encoder: CaptionEncoder,
         tokenizer: Any,
-        text_id: str | None = None,
+        text_sha256: str | None = None,
+        tokenizer_sha256: str | None = None,
         guidance_scale: float = 2.0,
     ) -> None:
         super().__init__()
-        found = _text_id(text_encoder, tokenizer)
-        if text_id not in (None, found):
-            what = f"text tower and tokenizer are {found[:12]}, it learnt with {str(text_id)[:12]}"
-            raise HephError("generator", what, _AGAIN)
         self.register_modules(
             autoencoder=autoencoder,
             unet=unet,
@@ -124,7 +119,11 @@ class InSARPipeline(DiffusionPipeline):
             text_encoder=text_encoder,
             tokenizer=tokenizer,
         )
-        self.register_to_config(text_id=found, guidance_scale=guidance_scale)
+        self.register_to_config(
+            text_sha256=text_sha256,
+            tokenizer_sha256=tokenizer_sha256,
+            guidance_scale=guidance_scale,
+        )
 
     @torch.no_grad()
     def __call__(
@@ -145,7 +144,7 @@ class InSARPipeline(DiffusionPipeline):
         Args:
             prompt: What is to be seen, one text or several; an empty one leaves it open.
             num_images_per_prompt: Of each text, one after another.
-            num_inference_steps: 8 are enough for most uses.
+            num_inference_steps: Of the sampler; 8 and more.
             guidance_scale: 1 follows the texts as they were learnt, more exaggerates them.
             generator: Source of all randomness, on the CPU.
             height: Pixels, a multiple of `multiple`; of the training crops if None.
@@ -219,7 +218,7 @@ class InSARPipeline(DiffusionPipeline):
         if guided:
             nothing = self.read([""])
             texts = {name: _beside(texts[name], nothing[name]) for name in texts}
-        self.scheduler.set_timesteps(num_steps, device=self.device)
+        self.scheduler.set_timesteps(**_times(self.scheduler, num_steps), device=self.device)
         times = self.scheduler.timesteps
         for done, time in enumerate(times, start=1):
             twice = torch.cat([latents, latents]) if guided else latents
@@ -263,9 +262,12 @@ class InSARPipeline(DiffusionPipeline):
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
         """Write a diffusers folder, in safetensors; half the size after `to(torch.float16)`."""
-        self.register_to_config(text_id=_text_id(self.text_encoder, self.tokenizer))
+        sha256 = save_tokenizer(self.tokenizer, Path(save_directory) / "tokenizer")
+        self.register_to_config(
+            text_sha256=_text_sha256(self.text_encoder), tokenizer_sha256=sha256
+        )
         super().save_pretrained(str(save_directory), safe_serialization=True, **options)
-        save_tokenizer(self.tokenizer, Path(save_directory) / "tokenizer")
+        save_tokenizer(self.tokenizer, Path(save_directory) / "tokenizer")  # transformers' differs
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **options: Any) -> "InSARPipeline":
@@ -286,7 +288,8 @@ class InSARPipeline(DiffusionPipeline):
         if not (folder / "model_index.json").is_file():
             fix = "name a folder of a trained generator"
             raise HephError(str(folder), "this is no saved generator: no model_index.json", fix)
-        tokenizer = load_tokenizer(folder / "tokenizer")
+        wanted = _written(folder)
+        tokenizer = load_tokenizer(folder / "tokenizer", sha256=wanted["tokenizer_sha256"])
         try:
             text_encoder = CaptionEncoder.from_pretrained(
                 str(folder / "text_encoder"), local_files_only=True, use_safetensors=True
@@ -299,11 +302,16 @@ class InSARPipeline(DiffusionPipeline):
                 text_encoder=text_encoder,
                 **options,
             )
-        except HephError as error:
-            raise HephError(str(folder), error.what, error.fix) from error
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        except (
+            *(OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError),
+            SafetensorError,
+        ) as error:
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise HephError(str(folder), f"not a saved generator: {first}", _AGAIN) from error
+        sha256 = _text_sha256(text_encoder)
+        if sha256 != wanted["text_sha256"]:
+            what = f"its text tower is {sha256[:12]}, it learnt with {wanted['text_sha256'][:12]}"
+            raise HephError(str(folder), what, _AGAIN)
         return found
 
     def _check(
@@ -319,9 +327,10 @@ class InSARPipeline(DiffusionPipeline):
             what = f"an image of {size[1]} x {size[0]} px cannot be drawn"
             fix = f"sides are multiples of {multiple} px, up to {LARGEST}; it learnt {self.side}"
             raise HephError("size", what, fix)
-        if not prompts or num_steps < 1 or not 0 <= guidance_scale < float("inf"):
+        steps_fit = 1 <= num_steps <= TRAIN_STEPS
+        if not prompts or not steps_fit or not 0 <= guidance_scale < float("inf"):
             what = f"{len(prompts)} images, {num_steps} steps, guidance {guidance_scale}"
-            raise HephError("generate", what, "at least 1, at least 1, and a number from 0")
+            raise HephError("generate", what, f"at least 1, 1 to {TRAIN_STEPS}, a number from 0")
         if palette not in ("new", "old"):
             raise HephError("palette", f"{palette!r} is not known", "use new or old")
 
@@ -354,6 +363,13 @@ def draw_pictures(
     return [image for image, _ in pairs], [grey for _, grey in pairs]
 
 
+def _times(scheduler: Any, num_steps: int) -> dict[str, Any]:
+    """For the flow equal steps down to 0: its own last one starts at 0.001 and does nothing."""
+    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+        return {"sigmas": np.linspace(1, 1 / num_steps, num_steps)}
+    return {"num_inference_steps": num_steps}
+
+
 def _beside(texts: Tensor, nothing: Tensor) -> Tensor:
     """(2 N, ...): the features of texts, then those of an empty one for each, padded alike."""
     other = nothing.expand(len(texts), *nothing.shape[1:])
@@ -364,7 +380,16 @@ def _beside(texts: Tensor, nothing: Tensor) -> Tensor:
     return torch.cat([texts, other])
 
 
-def _text_id(encoder: CaptionEncoder, tokenizer: Any) -> str:
-    pieces = tokenizer.backend_tokenizer.to_str()
-    state = {k: v.float() for k, v in encoder.state_dict().items()}
-    return hashlib.sha256((state_sha256(state) + pieces).encode()).hexdigest()
+def _text_sha256(encoder: CaptionEncoder) -> str:
+    """Of the weights as they are stored: half precision has its own."""
+    return state_sha256({k: v.float().contiguous() for k, v in encoder.state_dict().items()})
+
+
+def _written(folder: Path) -> dict[str, str]:
+    """What `model_index.json` says of text tower and tokenizer."""
+    path = folder / "model_index.json"
+    try:
+        found = json.loads(path.read_bytes())
+        return {name: str(found[name]) for name in ("text_sha256", "tokenizer_sha256")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise HephError(str(path), "it is broken, or of no generator", _AGAIN) from error

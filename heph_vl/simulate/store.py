@@ -69,7 +69,7 @@ def write_product(out: Path, product: Product) -> None:
     name = record.pair_name
     folder = out / record.frame_id / "interferograms" / name
     try:
-        for path in (folder, out / "annotations", out / "truth"):
+        for path in (folder, out / "truth", *[out / "annotations"] * product.recorded):
             path.mkdir(parents=True, exist_ok=True)
         write(folder / f"{name}{IMAGE_SUFFIX}", _png(product.picture, product.notice))
         write(folder / f"{name}{COHERENCE_SUFFIX}", _png(product.coherence, product.notice))
