@@ -41,6 +41,7 @@ from heph_vl.metrics.caption_facts import FactCounts, count_facts, ratio
 from heph_vl.metrics.classification import auroc
 from heph_vl.metrics.realism import scrambled_phase
 from heph_vl.models.autoencoder import encode
+from heph_vl.models.generator import centred
 from heph_vl.models.heads import Heads
 from heph_vl.models.inputs import as_seen
 from heph_vl.models.pipeline import InSARPipeline, draw_pictures
@@ -247,12 +248,15 @@ def realism(
             }
             for name, x in compared.items()
         }
-        low, high = found["floor"], found["scrambled"]
         for name, scores in found.items():
-            for kind in ("kid", "fid"):
-                value = measures.normalised(scores[kind], low[kind], high[kind])
-                scores[f"{kind}_normalised"] = value
             drawn[name].append(scores)
+    for kind in ("kid", "fid"):  # between the means: of one split floor and ceiling may cross
+        low, high = (
+            float(np.mean([scores[kind] for scores in drawn[name]]))
+            for name in ("floor", "scrambled")
+        )
+        for scores in (scores for splits in drawn.values() for scores in splits):
+            scores[f"{kind}_normalised"] = measures.normalised(scores[kind], low, high)
     return {
         name: {
             key: {
@@ -310,7 +314,8 @@ def latents_of(pipeline: InSARPipeline, crops: Crops) -> Floats:
         part = np.s_[start : start + AT_ONCE]
         images = torch.from_numpy(crops.channels[part]), torch.from_numpy(crops.valid[part])
         with torch.no_grad():
-            found.append(encode(pipeline.autoencoder, *images).flatten(1).double().numpy())
+            latents = encode(pipeline.autoencoder, centred(images[0]), images[1])
+            found.append(latents.flatten(1).double().numpy())
     return np.concatenate(found)
 
 

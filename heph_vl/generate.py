@@ -260,7 +260,7 @@ def _requests(out: Path) -> list[dict[str, Any]]:
         return []
     try:
         found: list[dict[str, Any]] = json.loads(path.read_text())["requests"]
-        if any(set(past) < {"pixels", "first"} for past in found):
+        if any(not {"pixels", "first"} <= set(past) for past in found):
             raise KeyError("pixels")
     except (ValueError, KeyError, TypeError) as error:
         raise HephError(str(path), "it is broken", "choose a new folder") from error

@@ -72,7 +72,9 @@ def _completed(said: CaptionFacts, found: "Prediction", deforms: bool) -> Captio
     only = said.scene & _NOTHING_ELSE
     if only and not said.patterns:
         return CaptionFacts(said.scene)
-    thresholds = {"deformation": 0.0 if deforms else 1.1}
+    # Corrupted or without information is what is asked for, never seen: it would hide all else.
+    never = {"corrupted": 1.1, "no_info": 1.1}
+    thresholds = {"deformation": 0.0 if deforms else 1.1, "quality": never}
     seen = facts_from_labels(found.row(0), found.mask, thresholds)
     named = {atom[0] for atom in said.scene}
     taken = named | (_AIR if named & _AIR else set()) | {atom[0] for atom in _NOTHING_ELSE}

@@ -116,7 +116,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     transform: TransformConfig = field(
         default_factory=lambda: TransformConfig(
-            whole_fraction=0.0, estimated_coherence=0.0, event_fraction=0.8
+            whole_fraction=0.0, estimated_coherence=0.0, event_fraction=0.8, phase_shift=False
         )
     )
     init: InitConfig = field(default_factory=InitConfig)

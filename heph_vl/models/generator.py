@@ -2,8 +2,9 @@
 
     B images, C x h x w latents, T tokens of W features
 
+    image turned to mean phase 0 -> autoencoder (frozen) -> latents x
     text -> text tower (frozen) -> states (B, T, W), state_mask (B, T), pooled (B, W)
-    latents x (B, C, h, w), noise n, time -> z between x and n
+    x (B, C, h, w), noise n, time -> z between x and n
     UNet2DConditionModel(z, time; states, pooled) -> velocity
     loss = weighted mean square of its error
 
@@ -181,9 +182,28 @@ class Frozen:
 
     @torch.no_grad()
     def prepare(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A batch of `data.transforms.collate` as latents and text features."""
-        latents = encode(self.autoencoder, batch["pixel_values"], batch["valid"])
+        """A batch of `data.transforms.collate` as latents, `centred`, and text features."""
+        latents = encode(self.autoencoder, centred(batch["pixel_values"]), batch["valid"])
         return {"latents": latents, **self.read(batch["input_ids"], batch["attention_mask"])}
+
+
+def centred(pixel_values: Tensor) -> Tensor:
+    """Images turned so that their coherent ground has a mean phase of 0.
+
+    A constant of the phase means nothing, so the denoiser need not learn all of its values: it
+    draws images so turned, and the pipeline turns each by a constant drawn from the whole circle.
+
+    Args:
+        pixel_values: (B, 3, H, W) float32: Re and Im of the phasor, coherence.
+
+    Returns:
+        Of the same shape; no-data stays 0.
+    """
+    real, imaginary, coherence = pixel_values.unbind(1)
+    z = torch.complex(real, imaginary)
+    mean = (z * coherence.square()).sum((1, 2))  # grain, which has no phase, hardly counts
+    turned = z * torch.polar(torch.ones_like(mean.real), -mean.angle())[:, None, None]
+    return torch.stack([turned.real, turned.imag, coherence], dim=1)
 
 
 def generator_loss(

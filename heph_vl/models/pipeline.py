@@ -240,12 +240,13 @@ class InSARPipeline(DiffusionPipeline):
         generator: torch.Generator | None = None,
         palette: str = "new",
     ) -> InSAROutput:
-        """Decode latents, draw grain where the phase is open, and colour the phase.
+        """Decode latents, turn their phase, draw grain where it is open, and colour it.
 
         Args:
             latents: (N, C, h, w) of `sample`.
             prompts: N texts, to be handed on.
-            generator: Of the grain.
+            generator: Of the constant that is added to each phase (`generator.centred`), and of
+                the grain.
             palette: "new" or "old".
 
         Returns:
@@ -255,7 +256,8 @@ class InSARPipeline(DiffusionPipeline):
         rng = np.random.default_rng(seed)
         decoded = decode(self.autoencoder, latents.to(self.autoencoder.dtype))
         valid = decoded.valid.cpu().numpy()
-        phase = draw_phase(decoded.phasor.cpu().numpy(), rng) * valid
+        turns = np.exp(2j * np.pi * rng.random(len(valid)))[:, None, None]
+        phase = draw_phase(decoded.phasor.cpu().numpy() * turns, rng) * valid
         coherence = decoded.coherence.float().cpu().numpy()
         images, grey = draw_pictures(phase, valid, coherence, palette)
         return InSAROutput(phase, coherence, valid, images, grey, list(prompts))
