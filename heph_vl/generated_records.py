@@ -13,7 +13,7 @@ from heph_vl.data import captions
 from heph_vl.data.annotations import Annotation, Event
 from heph_vl.data.captions.facts import CaptionFacts
 from heph_vl.data.captions.from_labels import facts_from_labels
-from heph_vl.data.samples import decoded_pixels
+from heph_vl.data.samples import QUALITY_FLAGS, decoded_pixels
 from heph_vl.models.pipeline import InSAROutput
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 FRAME_ID = "002D_00000_000000"
 _FIRST = date(1900, 1, 1)  # no satellite flew: a date that cannot be taken for a real one
 _SPAN, _LONG_SPAN = timedelta(days=12), timedelta(days=400)
+_LEAST_BELIEF = 0.1  # that a pixel deforms, to lie inside an outline
 _AIR = {"vertical_stratification", "turbulent_mixing", "low_atmospheric_impact"}
 _NOTHING_ELSE = {("corrupted",), ("no_information",)}  # said of an image, they leave no more to say
 
@@ -52,6 +53,8 @@ def record_of(
     channels, valid = decoded_pixels(drawn.wrapped_phase[i], drawn.valid[i], drawn.coherence[i])
     found: Prediction = labels.predict(torch.from_numpy(channels), torch.from_numpy(valid))
     deforms = bool(found.present["deformation"][0])
+    if found.quality[QUALITY_FLAGS.index("corrupted")] >= 0.5 and ("corrupted",) not in said.scene:
+        return "the heads see a corrupted picture"
     settled = bool(said.patterns) or bool(said.scene & {("no_deformation",), *_NOTHING_ELSE})
     if settled and deforms != bool(said.patterns):
         return "the heads see no deformation" if said.patterns else "the heads see a deformation"
@@ -78,8 +81,6 @@ def _completed(said: CaptionFacts, found: "Prediction", deforms: bool) -> Captio
     seen = facts_from_labels(found.row(0), found.mask, thresholds)
     named = {atom[0] for atom in said.scene}
     taken = named | (_AIR if named & _AIR else set()) | {atom[0] for atom in _NOTHING_ELSE}
-    if said.patterns:
-        taken.add("no_deformation")
     scene = said.scene | {atom for atom in seen.scene if atom[0] not in taken}
     patterns = said.patterns or (() if ("no_deformation",) in scene else seen.patterns)
     level = captions.INTENSITIES[int(found.intensities.argmax())]
@@ -99,8 +100,9 @@ def _outlines(found: "Prediction", valid: NDArray[np.bool_]) -> list[dict[str, A
     if found.mask_if_deforming is None:
         return []
     belief = np.where(valid, found.mask_if_deforming, 0)
-    # The image is known to deform: half of the highest belief bounds it, however low that is.
-    return outlines((belief >= min(0.5, 0.5 * float(belief.max()))).astype(np.uint8))
+    # The image is known to deform, so half of the highest belief bounds it, if there is any.
+    bound = max(_LEAST_BELIEF, min(0.5, 0.5 * float(belief.max())))
+    return outlines((belief >= bound).astype(np.uint8))
 
 
 def _events(

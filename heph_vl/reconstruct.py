@@ -82,10 +82,9 @@ def reconstruction(model: PhaseAutoencoder, items: Sequence[Mapping[str, Any]]) 
                 turned.append(circular_error(given[i] + _TURN, shifted[i], where[i]))
             lines.append(fringe_count_error(wanted[i], given[i], where[i]))
             drawn_lines.append(fringe_count_error(wanted[i], pictured[i], where[i]))
-        data = batch["valid"]
-        error = (seen.coherence - batch["pixel_values"][:, 2]).abs()
-        coherence.append(float(error[data].mean()))
-        valid.append(float((seen.valid != data).float().mean()))
+            error = (seen.coherence[i] - batch["pixel_values"][i, 2]).abs()[batch["valid"][i]]
+            coherence += [float(error.mean())] if len(error) else []
+            valid.append(float((seen.valid[i] != batch["valid"][i]).float().mean()))
     wrong, drawn_wrong = np.concatenate(lines), np.concatenate(drawn_lines)
     found: dict[str, Any] = {
         "circular_error": phase,

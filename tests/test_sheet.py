@@ -10,7 +10,7 @@ from PIL import Image
 from heph_vl.errors import HephError
 from heph_vl.heat import Heat
 from heph_vl.index import Hit
-from heph_vl.sheet import draw_hits, draw_phrases, spotlight
+from heph_vl.sheet import draw_hits, draw_phrases, spotlight, tile_pictures
 
 COLOURS = [(166, 0, 38), (49, 55, 149), (20, 140, 60), (240, 200, 20), (0, 160, 200), (90, 40, 160)]
 
@@ -171,3 +171,45 @@ def test_a_map_of_nothing_has_no_peak() -> None:
     cells[1, 2] = 1.0
     ringed = np.asarray(spotlight(picture, Heat(cells, (64, 64))))
     assert (ringed[..., :3].sum(-1) == 0).any()
+
+
+def test_tiles_lie_in_reading_order_each_pixel_a_square(tmp_path: Path) -> None:
+    tiles = [(f"Tile {i}", Image.new("RGB", (60, 40), colour)) for i, colour in enumerate(COLOURS)]
+    fine = np.zeros((40, 60, 3), np.uint8)
+    fine[::2, ::2] = 255
+    tiles[1] = "", Image.fromarray(fine)
+    tile_pictures(tiles, tmp_path / "new" / "tiles.png", columns=4, scale=2)
+    page = Image.open(tmp_path / "new" / "tiles.png")
+    assert page.size == (4 * (120 + 8) + 8, 2 * (80 + 15 + 8) + 8)
+    pixels = np.asarray(page)
+    for i, colour in enumerate(COLOURS):
+        x, y = 8 + i % 4 * 128, 8 + i // 4 * 103
+        shown = pixels[y : y + 80, x : x + 120]
+        if i == 1:
+            assert np.array_equal(shown[::2, ::2], fine)
+            assert np.array_equal(shown[1::2, 1::2], fine)
+        else:
+            assert (shown == colour).all()
+            assert (pixels == colour).all(-1).sum() == 80 * 120
+        words = pixels[y + 80 : y + 97, x : x + 120]
+        assert (words.max(-1) < 128).any() == (i != 1)
+
+
+def test_a_long_text_of_a_tile_stays_below_it(tmp_path: Path) -> None:
+    tiles = [("many words " * 100, Image.new("RGB", (60, 40), COLOURS[0])) for _ in range(2)]
+    tile_pictures(tiles, tmp_path / "tiles.png", columns=2)
+    pixels = np.asarray(Image.open(tmp_path / "tiles.png"))
+    assert (pixels == COLOURS[0]).all(-1).sum() == 2 * 60 * 40
+    assert (pixels[:, 68:76] == 255).all()
+    assert (pixels[:, -8:] == 255).all()
+
+
+def test_tiles_that_cannot_be_written_are_told(tmp_path: Path) -> None:
+    with pytest.raises(HephError, match=r"tiles.png: no pictures to draw; ask for at least one"):
+        tile_pictures([], tmp_path / "tiles.png", columns=4)
+    tiles = [("", Image.new("RGB", (20, 20)))]
+    with pytest.raises(HephError, match=r"tiles\.xyz: could not be written"):
+        tile_pictures(tiles, tmp_path / "tiles.xyz", columns=4)
+    # Fewer tiles than columns, and one that is not RGB.
+    tile_pictures([("a", Image.new("P", (20, 20)))], tmp_path / "one.png", columns=4)
+    assert (tmp_path / "one.png").is_file()

@@ -11,9 +11,11 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,12 +24,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from heph_vl.errors import HephError
 from heph_vl.loop import LoopConfig
-from heph_vl.models import captioner, retriever
+from heph_vl.models import autoencoder, captioner, generator, retriever
+from heph_vl.models.autoencoder import PhaseAutoencoder, autoencoder_loss
 from heph_vl.models.captioner import captioner_loss
 from heph_vl.models.gather import gather_objects, rank_and_world
+from heph_vl.models.generator import generator_loss
 from heph_vl.models.retriever import retriever_loss
 from heph_vl.run import AcceleratorConfig, Run, make_accelerator
-from tests import tiny_captioner
+from tests import tiny_captioner, tiny_generator
 from tests.tiny_retriever import drop_text, make, make_batch
 from tests.tiny_run import TinyConfig, differences, state, train
 
@@ -145,6 +149,62 @@ def captioner_loss_equals_one_process(accelerator: Accelerator, folder: Path) ->
         assert difference <= 1e-5 * (1 + parameter.grad.norm()), name
 
 
+@contextlib.contextmanager
+def drawn(rows: slice) -> Iterator[None]:
+    """Random numbers are those of these rows of one draw for the whole batch."""
+
+    def of_rows(draw: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def some(first: Any, **_: Any) -> torch.Tensor:
+            shape = first.shape[1:] if isinstance(first, torch.Tensor) else ()
+            return draw(5, *shape, generator=torch.Generator().manual_seed(7))[rows]
+
+        return some
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        normal, even = of_rows(torch.randn), of_rows(torch.rand)
+        monkeypatch.setattr(torch, "randn_like", normal)
+        monkeypatch.setattr(torch, "rand", even)
+        monkeypatch.setattr(generator, "_logit_normal", even)
+        yield
+
+
+def same_loss(module: Any, loss_fn: Any, alone: torch.nn.Module, batch: dict[str, Any]) -> None:
+    """A loss over ranks of 3 and 2 images, its logs and gradients, equal those of one process."""
+    own = slice(0, 3) if rank_and_world()[0] == 0 else slice(3, 5)
+    together = DistributedDataParallel(copy.deepcopy(alone))
+    with drawn(own):
+        loss, logs = loss_fn(together, {name: rows[own] for name, rows in batch.items()})
+    loss.backward()
+    with pytest.MonkeyPatch.context() as monkeypatch, drawn(slice(0, 5)):
+        monkeypatch.setattr(module, "gather_rows", lambda *rows: rows)
+        expected, expected_logs = loss_fn(alone, batch)
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
+    if module is autoencoder:  # the generator logs a rank's own share of texts left out
+        for name, value in expected_logs.items():
+            assert float(logs[name]) == pytest.approx(float(value), abs=1e-6), name
+    gradients = dict(together.module.named_parameters())
+    for name, parameter in alone.named_parameters():
+        difference = (gradients[name].grad - parameter.grad).norm()
+        assert difference <= 1e-5 * (1 + parameter.grad.norm()), name
+
+
+def autoencoder_loss_equals_one_process(accelerator: Accelerator, folder: Path) -> None:
+    """Ranks have other numbers of images and of pixels with data."""
+    torch.manual_seed(0)
+    batch = tiny_generator.make_images(5)
+    batch["valid"][4, :, 2:] = False
+    same_loss(autoencoder, autoencoder_loss, PhaseAutoencoder(tiny_generator.AUTOENCODER), batch)
+
+
+def generator_loss_equals_one_process(accelerator: Accelerator, folder: Path) -> None:
+    """Ranks have other numbers of images, and some texts are left out."""
+    frozen = tiny_generator.frozen(caption_dropout=0.5)
+    batch = frozen.prepare(tiny_generator.make_batch(tiny_generator.CAPTIONS[:5]))
+    loss = partial(generator_loss, frozen=frozen)
+    same_loss(generator, loss, tiny_generator.make().unet, batch)
+
+
 def objects_come_from_all_ranks_in_order(accelerator: Accelerator, folder: Path) -> None:
     rank = accelerator.process_index
     assert rank_and_world() == (rank, 2)
@@ -161,6 +221,8 @@ CHECKS: list[Check] = [
     a_batch_that_cannot_be_shared_is_refused,
     retriever_loss_equals_one_process,
     captioner_loss_equals_one_process,
+    autoencoder_loss_equals_one_process,
+    generator_loss_equals_one_process,
     objects_come_from_all_ranks_in_order,
 ]
 

@@ -165,7 +165,9 @@ def decode_image(image: Image.Image, *, palette: str = "auto", where: str = "ima
         raise HephError(where, _GREY if grey else f"image of mode {image.mode}", _COLOUR_FIX)
     table, index, count = indexed_colours(image)
     rgb, visible = table[:, :3], (table[:, 3] >= 128) & (count > 0)
-    flat = not (table[count > 0, 3] < 255).any()
+    # A palette with a transparent colour shows no data by it, even where there is none.
+    declared = image.mode == "P" and "transparency" in image.info
+    flat = not declared and not (table[count > 0, 3] < 255).any()
     white = visible & (rgb == 255).all(axis=1) & flat
     data = visible & ~white & (rgb > 0).any(axis=1)
     shades, shares = rgb[data], count[data]

@@ -126,8 +126,8 @@ def text_features(tower: TextTower, input_ids: Tensor, attention_mask: Tensor) -
     states, pooled = tower.states(input_ids, attention_mask)
     mask = attention_mask.bool()
     first = torch.arange(mask.shape[1], device=mask.device) == 0
-    mask = mask | (first & ~mask.any(1, keepdim=True))  # the end of an empty text
-    return {"states": states, "state_mask": mask, "pooled": pooled}
+    # The first token of a text is always seen: of an empty one it is the end.
+    return {"states": states, "state_mask": mask | first, "pooled": pooled}
 
 
 @dataclass

@@ -304,6 +304,8 @@ class InSARPipeline(DiffusionPipeline):
                 text_encoder=text_encoder,
                 **options,
             )
+        except HephError as error:
+            raise HephError(str(folder), f"not a saved generator: {error}", _AGAIN) from error
         except (
             *(OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError),
             SafetensorError,

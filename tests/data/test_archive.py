@@ -44,6 +44,13 @@ def test_simulation_file_marks_the_source(tmp_path, records):
     assert scan_archive(tmp_path).source == "simulated"
 
 
+def test_generation_file_marks_the_source(tmp_path, records):
+    (tmp_path / "generation.json").write_text("{}")
+    assert scan_archive(tmp_path).source == "generated"
+    (tmp_path / "generation.json").unlink()
+    assert scan_archive(tmp_path).source == "real"
+
+
 def test_image_without_record_is_unlabeled_and_no_problem(tmp_path, records):
     (tmp_path / "annotations" / "3.json").unlink()
     archive = scan_archive(tmp_path)

@@ -487,3 +487,15 @@ def test_real_patches_are_new_posterised_and_mostly_white_where_empty(shared: Pa
         steady = agreement(phasor(decoded.wrapped_phase, decoded.valid), decoded.valid)
         assert np.median(steady[sure]) > 0.95
         assert np.median(steady[grain]) < 0.8
+
+
+def test_white_is_phase_where_a_palette_shows_no_data_by_transparency():
+    """Posterised light blue is white: alone in grain it has no neighbours that would tell."""
+    from heph_vl.models.pipeline import draw_pictures
+
+    grain = np.random.default_rng(0).uniform(-np.pi, np.pi, (1, 48, 48)).astype(np.float32)
+    everywhere = np.ones(grain.shape, bool)
+    (image,), _ = draw_pictures(grain, everywhere, np.full_like(grain, 0.1))
+    assert (np.asarray(image.convert("RGB")) == 255).all(axis=2).any()
+    assert decode_image(image).valid.all()
+    assert not decode_image(image.convert("RGB")).valid.all()  # there white may be no data

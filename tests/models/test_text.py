@@ -142,6 +142,31 @@ def test_features_do_not_depend_on_padding_or_company(tokenizer: Any) -> None:
     assert torch.equal(model(**tokens), together)
 
 
+def test_states_do_not_depend_on_padding_or_company(tokenizer: Any) -> None:
+    texts = ["a sill", "", CAPTIONS[0]]
+    model, tokens = tower(), tokenize(tokenizer, texts, 40)
+    states, pooled = model.states(**tokens)
+    assert states.shape == (*tokens["input_ids"].shape, 32)
+    assert torch.equal(pooled, model(**tokens))
+    for i, length in enumerate([*tokens["attention_mask"].sum(1).tolist()]):
+        alone = model.states(**tokenize(tokenizer, texts[i : i + 1], 40))[0]
+        kept = max(1, length)  # the first place stands for an empty text
+        assert alone.shape[1] == kept
+        torch.testing.assert_close(alone[0], states[i, :kept], rtol=0, atol=1e-5)
+    # The whole text's features are those of its end.
+    ends = states[torch.arange(3), tokens["attention_mask"].sum(1).sub(1).clamp(min=0)]
+    torch.testing.assert_close(ends, pooled, rtol=0, atol=1e-6)
+    tokens["input_ids"][tokens["attention_mask"] == 0] = 77
+    assert torch.equal(model.states(**tokens)[0], states)
+
+
+def test_a_state_tells_its_word_and_its_company(tokenizer: Any) -> None:
+    one, two = tower().states(**tokenize(tokenizer, ["sill left", "sill right"], 40))[0]
+    differences = (one - two).norm(dim=1)
+    assert differences.argmax() > 1  # the word that differs
+    assert (differences > 1e-4).all()  # and all that see it
+
+
 def test_each_word_counts_and_every_parameter_learns(tokenizer: Any) -> None:
     model = tower()
     one, two = model(**tokenize(tokenizer, ["sill on the left", "sill on the right"], 40))
