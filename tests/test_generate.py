@@ -25,7 +25,6 @@ from heph_vl.generate import (
 )
 from heph_vl.models.pipeline import NOTICE
 from heph_vl.models.prediction import LabelCalibration
-from heph_vl.models.prediction import LabelCalibration
 from tests import tiny_generator, tiny_heads
 from tests.test_generated_records import THREE, box, seen
 from tests.test_reconstruct import make_item
