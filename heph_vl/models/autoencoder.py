@@ -38,9 +38,13 @@ class AutoencoderConfig:
     widths: tuple[int, ...] = (64, 128, 128)  # each but the last halves the side
     layers: int = 2  # residual blocks of each width
     latent_channels: int = 4
-    coherence_floor: float = 0.1  # weight of the phase where coherence is 0; 1 where it is 1
+    # Weight of a pixel's phase: coherence to this power, at least the floor. Weighted by coherence
+    # itself, latents keep what they can of grain, which no denoiser can learn (eval/LOG.md).
+    coherence_power: float = 2.0
+    coherence_floor: float = 0.01
     coherence_weight: float = 1.0  # of the third channel against the phase
-    kl_weight: float = 1e-3  # of the latents' mean divergence from the normal distribution
+    # Of the latents' mean divergence from the normal distribution: what hardly helps is left out.
+    kl_weight: float = 1e-2
 
     def __post_init__(self) -> None:
         if not self.widths or any(width % 16 or width < 16 for width in self.widths):
@@ -217,8 +221,8 @@ def autoencoder_loss(
     config: AutoencoderConfig = unwrapped.config
     out = model(batch)
     wanted, given, valid = out["channels"].float(), out["decoded"], batch["valid"]
-    floor = config.coherence_floor
-    weight = valid * (floor + (1 - floor) * wanted[:, 2].clamp(min=0))
+    level = wanted[:, 2].clamp(min=0) ** config.coherence_power
+    weight = valid * level.clamp(min=config.coherence_floor)
     phase = (given[:, :2] - wanted[:, :2]).square().sum(1) * weight
     third = (given[:, 2] - wanted[:, 2]).square()
     kl = 0.5 * (out["mean"].square() + out["logvar"].exp() - 1 - out["logvar"])

@@ -117,7 +117,7 @@ def test_coherent_ground_counts_most_and_no_data_not_at_all() -> None:
     coherence = torch.tensor([[[1.0, 0.5], [0.0, 1.0]]])
     valid = torch.tensor([[[True, True], [True, False]]])
     batch = batch_of(torch.zeros(1, 2, 2), coherence, valid)
-    weights = torch.tensor([[1.0, 0.6], [0.2, 0.0]])  # 0.2 + 0.8 coherence
+    weights = torch.tensor([[1.0, 0.25], [0.2, 0.0]])  # its square, at least the floor
     for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
         answer = to_channels(**batch)
         answer[0, 0, row, column] += 2
