@@ -70,7 +70,8 @@ class DataConfig:
     num_workers: int = 1  # that prepare batches, for each process, without cached latents
     cache_bytes: int = 4 << 30  # for decoded interferograms, for each worker
     # So many crops go through the frozen networks once, before the training, and are drawn from
-    # then on; 0: each step cuts and encodes its own.
+    # then on, while other processes wait and find them in the run folder; 0: each step cuts and
+    # encodes its own, as several GPUs should.
     cached_crops: int = 0
     evaluate_crops: int = 192  # of the validation split
 
