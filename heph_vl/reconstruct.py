@@ -73,7 +73,7 @@ def reconstruction(model: PhaseAutoencoder, items: Sequence[Mapping[str, Any]]) 
         turn = z * complex(np.cos(_TURN), np.sin(_TURN))
         other = _back(model, torch.stack([turn.real, turn.imag, channels[:, 2]], dim=1))
         wanted, given, shifted = (f.angle().numpy() for f in (z, seen.phasor, other.phasor))
-        pictured = draw_phase(seen.phasor.numpy(), rng)
+        pictured = draw_phase(seen.phasor.numpy(), rng, seen.coherence.numpy())
         where = (channels[:, 2] >= COHERENT).numpy()
         for i in range(len(where)):
             if where[i].any():
@@ -112,7 +112,7 @@ def reconstruction_sheet(
         channels = to_channels(batch["pixel_values"], batch["valid"])
         seen = _back(model, channels)
         z = torch.complex(channels[:, 0], channels[:, 1]).numpy()
-        back = draw_phase(seen.phasor.numpy(), rng)
+        back = draw_phase(seen.phasor.numpy(), rng, seen.coherence.numpy())
         for i in range(len(z)):
             pair = []
             for phase, level, valid in (

@@ -257,8 +257,8 @@ class InSARPipeline(DiffusionPipeline):
         decoded = decode(self.autoencoder, latents.to(self.autoencoder.dtype))
         valid = decoded.valid.cpu().numpy()
         turns = np.exp(2j * np.pi * rng.random(len(valid)))[:, None, None]
-        phase = draw_phase(decoded.phasor.cpu().numpy() * turns, rng) * valid
         coherence = decoded.coherence.float().cpu().numpy()
+        phase = draw_phase(decoded.phasor.cpu().numpy() * turns, rng, coherence) * valid
         images, grey = draw_pictures(phase, valid, coherence, palette)
         return InSAROutput(phase, coherence, valid, images, grey, list(prompts))
 

@@ -92,3 +92,15 @@ def test_the_phasor_is_left_as_it_was() -> None:
     phasor = np.full((8, 8), 0.5 + 0.1j)
     draw_phase(phasor, np.random.default_rng(0))
     assert (phasor == 0.5 + 0.1j).all()
+
+
+def test_coherent_ground_has_no_grain_however_short_its_mean_phasor():
+    short = np.full((3, 64, 64), 0.5 * np.exp(1j))
+    level = np.stack([np.full((64, 64), c) for c in (0.15, 0.245, 0.4)])
+    off = np.abs(np.angle(np.exp(1j * (draw_phase(short, np.random.default_rng(0), level) - 1))))
+    assert off[0].mean() == pytest.approx(
+        np.abs(np.angle(np.exp(1j * (draw_phase(short[0], np.random.default_rng(1)) - 1)))).mean(),
+        abs=0.05,
+    )
+    assert off[0].mean() > off[1].mean() + 0.2 > off[2].mean() + 0.3
+    assert off[2].max() < 0.1
