@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 _SIDE = 0.15
 
 
-# LiCSAR filters the phase: at a coherence of 0.19 neighbouring phase steps agree by 0.985, at 0.3 by
-# more than 0.99 (`data.phasors`), which leaves no grain.
+# LiCSAR filters the phase: neighbouring phase steps agree by 0.985 at a coherence of 0.19, by more
+# than 0.99 at 0.3 (`data.phasors`), which leaves no grain.
 _GRAIN_ENDS = (0.19, 0.3)
 
 
