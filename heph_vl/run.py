@@ -7,6 +7,7 @@ A run folder `runs/<task>/<name>/` holds
     checkpoints/step_N/  complete ones only: written under another name, synced, then renamed
     metrics.jsonl        one JSON object a line, at most one line for each step
     model/               the trained model, loadable by `from_pretrained`
+    <name>.txt           what else it depends on, such as the hash of frozen weights (`pin`)
     results.json         written last: a run with it is finished
 """
 
@@ -224,6 +225,25 @@ class Run:
             with contextlib.suppress(json.JSONDecodeError):
                 found.append(json.loads(line))
         return found
+
+    def pin(self, name: str, value: str, fix: str) -> None:
+        """Keep what the run depends on beside its config, such as the hash of frozen weights.
+
+        Args:
+            name: Of it.
+            value: One line.
+            fix: What to do where a resumed run finds another value.
+
+        Raises:
+            HephError: The run was started with another value.
+        """
+        path = self.folder / f"{name}.txt"
+        known = path.read_text().strip() if path.is_file() else value
+        if known != value:
+            raise HephError(str(path), f"the run has {known[:12]}, now it is {value[:12]}", fix)
+        if self.is_main:
+            with writing(self.folder):
+                write_text(path, value + "\n")
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Write results.json, which marks the run as finished."""

@@ -274,3 +274,13 @@ def test_the_tracker_gets_every_line(tmp_path: Path) -> None:
     with contextlib.closing(sqlite3.connect(tmp_path / "trackio" / "tiny.db")) as database:
         rows = database.execute("select run_name, step from metrics order by step").fetchall()
     assert rows == [("tiny", line["step"]) for line in Run(tmp_path / "tiny" / "tiny").metrics()]
+
+
+def test_a_resumed_run_refuses_another_value_of_what_it_depends_on(tmp_path):
+    run = Run(tmp_path)
+    run.pin("frozen", "a" * 64, "give the same")
+    run.pin("frozen", "a" * 64, "give the same")
+    Run(tmp_path, is_main=False).pin("other", "b", "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["frozen.txt"]
+    with pytest.raises(HephError, match=f"has {'a' * 12}, now it is {'b' * 12}; give the same"):
+        run.pin("frozen", "b" * 64, "give the same")

@@ -168,6 +168,8 @@ def main(config: Config, resume: bool) -> None:
     if run.finished:
         accelerator.print(f"{run.folder} is finished: nothing to do")
         return
+    fix = "give init.* what the run was started with, or another run.name"
+    run.pin("frozen", frozen.identity, fix)
     seed, cache_bytes = config.run.seed, config.data.cache_bytes
     samples = TrainingSet(rows, config.transform, seed=seed, cache_bytes=cache_bytes)
     held_out = TrainingSet(validation, config.transform, seed=seed, cache_bytes=cache_bytes)
