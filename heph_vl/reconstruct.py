@@ -58,8 +58,8 @@ def reconstruction(model: PhaseAutoencoder, items: Sequence[Mapping[str, Any]]) 
     Returns:
         Where coherence is at least `COHERENT`: `circular_error` [rad], `fringe_count_error` (mean
         over lines) and `lines_off`, the share of lines that are wrong by half a fringe and more.
-        Everywhere: `coherence_error` (mean absolute) and `valid_error` (share of pixels). And
-        `equivariance_error` [rad], where coherent: a turned crop comes back turned. The same errors
+        Everywhere: `coherence_error` (mean absolute, of 3 x 3 means) and `valid_error` (share of
+        pixels). And `equivariance_error` [rad], where coherent: a turned crop comes back turned. The same errors
         of the phase with its grain, as pictures have it, begin with `drawn_`. What no crop can tell
         is left out.
     """
@@ -67,14 +67,15 @@ def reconstruction(model: PhaseAutoencoder, items: Sequence[Mapping[str, Any]]) 
     phase, drawn, turned, coherence, valid = [], [], [], [], []
     lines, drawn_lines = [], []
     for batch in _batches(items):
-        channels = to_channels(batch["pixel_values"], batch["valid"])
+        pixel_values, data = batch["pixel_values"], batch["valid"]
+        channels = to_channels(pixel_values, data)
         seen = _back(model, channels)
-        z = torch.complex(channels[:, 0], channels[:, 1])
-        turn = z * complex(np.cos(_TURN), np.sin(_TURN))
+        z = torch.complex(pixel_values[:, 0], pixel_values[:, 1])
+        turn = torch.complex(channels[:, 0], channels[:, 1]) * complex(np.cos(_TURN), np.sin(_TURN))
         other = _back(model, torch.stack([turn.real, turn.imag, channels[:, 2]], dim=1))
         wanted, given, shifted = (f.angle().numpy() for f in (z, seen.phasor, other.phasor))
         pictured = draw_phase(seen.phasor.numpy(), rng, seen.coherence.numpy())
-        where = (channels[:, 2] >= COHERENT).numpy()
+        where = (pixel_values[:, 2] >= COHERENT).numpy()
         for i in range(len(where)):
             if where[i].any():
                 phase.append(circular_error(wanted[i], given[i], where[i]))
@@ -82,9 +83,9 @@ def reconstruction(model: PhaseAutoencoder, items: Sequence[Mapping[str, Any]]) 
                 turned.append(circular_error(given[i] + _TURN, shifted[i], where[i]))
             lines.append(fringe_count_error(wanted[i], given[i], where[i]))
             drawn_lines.append(fringe_count_error(wanted[i], pictured[i], where[i]))
-            error = (seen.coherence[i] - batch["pixel_values"][i, 2]).abs()[batch["valid"][i]]
+            error = (seen.coherence[i] - channels[i, 2]).abs()[data[i]]
             coherence += [float(error.mean())] if len(error) else []
-            valid.append(float((seen.valid[i] != batch["valid"][i]).float().mean()))
+            valid.append(float((seen.valid[i] != data[i]).float().mean()))
     wrong, drawn_wrong = np.concatenate(lines), np.concatenate(drawn_lines)
     found: dict[str, Any] = {
         "circular_error": phase,
@@ -111,7 +112,7 @@ def reconstruction_sheet(
     for batch in _batches(items):
         channels = to_channels(batch["pixel_values"], batch["valid"])
         seen = _back(model, channels)
-        z = torch.complex(channels[:, 0], channels[:, 1]).numpy()
+        z = torch.complex(batch["pixel_values"][:, 0], batch["pixel_values"][:, 1]).numpy()
         back = draw_phase(seen.phasor.numpy(), rng, seen.coherence.numpy())
         for i in range(len(z)):
             pair = []

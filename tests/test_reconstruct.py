@@ -171,7 +171,11 @@ def test_the_sheet_shows_crops_above_what_comes_back(tmp_path):
         assert np.array_equal(shown[:SIDE, :SIDE], colour(phase, valid))
         grey = (channels[2] * 255).astype(np.uint8)
         assert (shown[:SIDE, SIDE:] == grey[..., None]).all()
-        assert (shown[SIDE:, SIDE:] == grey[..., None]).all()
+        # What comes back is coherence without speckle: the same but for the border of two areas.
+        border = np.abs(np.arange(SIDE) - SIDE // 2 + 0.5) < 1
+        assert (
+            np.abs(shown[SIDE:, SIDE:][~border] - grey[~border, :, None].astype(int)) <= 1
+        ).all()
         below = shown[SIDE:, :SIDE]
         assert (below[:, -4:] == 255).all()  # no data stays white
         turned = colour(np.angle(np.exp(1j * (phase + 1))), valid)

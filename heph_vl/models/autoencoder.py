@@ -19,12 +19,16 @@ from typing import Any, NamedTuple
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from heph_vl.errors import HephError
 from heph_vl.models.gather import gather_rows
 
 # Of the third channel: no data is -1, and the least measured coherence about 0.1.
 _NO_DATA_BELOW = -0.45
+# Between these coherences grain ends: neighbouring phase steps agree by 0.8 and by 0.985
+# (`data.phasors`).
+_GRAIN_ENDS = (0.13, 0.19)
 
 
 @dataclass(frozen=True)
@@ -38,13 +42,11 @@ class AutoencoderConfig:
     widths: tuple[int, ...] = (64, 128, 128)  # each but the last halves the side
     layers: int = 2  # residual blocks of each width
     latent_channels: int = 4
-    # Weight of a pixel's phase: coherence to this power, at least the floor. Weighted by coherence
-    # itself, latents keep what they can of grain, which no denoiser can learn (eval/LOG.md).
-    coherence_power: float = 2.0
-    coherence_floor: float = 0.01
+    coherence_floor: float = 0.1  # weight of the phase where coherence is 0; 1 where it is 1
     coherence_weight: float = 1.0  # of the third channel against the phase
-    # Of the latents' mean divergence from the normal distribution: what hardly helps is left out.
-    kl_weight: float = 1e-2
+    # Of the latents' mean divergence from the normal distribution; ten times as much makes them
+    # whiter, and so harder to draw (eval/LOG.md).
+    kl_weight: float = 1e-3
 
     def __post_init__(self) -> None:
         if not self.widths or any(width % 16 or width < 16 for width in self.widths):
@@ -113,7 +115,10 @@ def factor(network: AutoencoderKL) -> int:
 
 
 def to_channels(pixel_values: Tensor, valid: Tensor) -> Tensor:
-    """Network input: no data is told apart from low coherence.
+    """Network input: the mean of what may be seen, not one draw of its noise.
+
+    Grain has no mean phase, so its phasors are 0; the speckle of the coherence is averaged over
+    3 x 3 pixels. Latents that keep such noise cannot be predicted by a denoiser, only reproduced.
 
     Args:
         pixel_values: (B, 3, H, W) float32: Re and Im of the phasor, coherence.
@@ -122,8 +127,15 @@ def to_channels(pixel_values: Tensor, valid: Tensor) -> Tensor:
     Returns:
         (B, 3, H, W) float32: Re, Im, and coherence, -1 without data.
     """
-    coherence = torch.where(valid, pixel_values[:, 2], -1.0)
-    return torch.cat([pixel_values[:, :2], coherence[:, None]], dim=1)
+    level, share = (
+        F.avg_pool2d(values[:, None], 3, 1, 1, count_include_pad=False)[:, 0]
+        for values in (pixel_values[:, 2] * valid, valid.float())
+    )
+    level = level / share.clamp(min=1e-6)
+    low, high = _GRAIN_ENDS
+    sure = ((level - low) / (high - low)).clamp(0, 1)
+    coherence = torch.where(valid, level, -1.0)
+    return torch.cat([pixel_values[:, :2] * sure[:, None], coherence[:, None]], dim=1)
 
 
 def encode(network: AutoencoderKL, pixel_values: Tensor, valid: Tensor) -> Tensor:
@@ -221,8 +233,8 @@ def autoencoder_loss(
     config: AutoencoderConfig = unwrapped.config
     out = model(batch)
     wanted, given, valid = out["channels"].float(), out["decoded"], batch["valid"]
-    level = wanted[:, 2].clamp(min=0) ** config.coherence_power
-    weight = valid * level.clamp(min=config.coherence_floor)
+    floor = config.coherence_floor
+    weight = valid * (floor + (1 - floor) * wanted[:, 2].clamp(min=0))
     phase = (given[:, :2] - wanted[:, :2]).square().sum(1) * weight
     third = (given[:, 2] - wanted[:, 2]).square()
     kl = 0.5 * (out["mean"].square() + out["logvar"].exp() - 1 - out["logvar"])

@@ -59,7 +59,7 @@ def test_no_data_is_told_apart_from_low_coherence() -> None:
     batch = batch_of(torch.zeros(1, 2, 2), torch.zeros(1, 2, 2), torch.eye(2).bool()[None])
     channels = to_channels(**batch)
     assert torch.equal(channels[0, 2], torch.tensor([[0.0, -1.0], [-1.0, 0.0]]))
-    assert torch.equal(channels[0, 0], torch.eye(2))
+    assert torch.equal(channels[0, 0], torch.zeros(2, 2))  # without coherence a phase is grain
     again = from_channels(channels)
     assert torch.equal(again.valid, batch["valid"])
     assert torch.equal(again.coherence, torch.zeros(1, 2, 2))
@@ -114,11 +114,16 @@ def test_the_loss_is_least_at_the_mean_phasor() -> None:
 
 
 def test_coherent_ground_counts_most_and_no_data_not_at_all() -> None:
-    coherence = torch.tensor([[[1.0, 0.5], [0.0, 1.0]]])
-    valid = torch.tensor([[[True, True], [True, False]]])
-    batch = batch_of(torch.zeros(1, 2, 2), coherence, valid)
-    weights = torch.tensor([[1.0, 0.25], [0.2, 0.0]])  # its square, at least the floor
-    for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
+    coherence = torch.zeros(1, 8, 8)
+    coherence[0, :, 3:6] = 0.5
+    coherence[0, :, 6:] = 1.0
+    valid = torch.ones(1, 8, 8, dtype=torch.bool)
+    valid[0, :, :1] = False
+    batch = batch_of(torch.zeros(1, 8, 8), coherence, valid)
+    level = torch.tensor([0, 0, 1 / 6, 1 / 3, 0.5, 2 / 3, 5 / 6, 1])  # means of 3 pixels
+    weights = (0.2 + 0.8 * level).repeat(8, 1)
+    weights[:, 0] = 0
+    for row, column in ((0, 0), (0, 1), (4, 3), (2, 7)):
         answer = to_channels(**batch)
         answer[0, 0, row, column] += 2
         _, logs = autoencoder_loss(Given(answer, coherence_floor=0.2), batch)
@@ -126,8 +131,25 @@ def test_coherent_ground_counts_most_and_no_data_not_at_all() -> None:
         assert float(logs["phase"]) == pytest.approx(float(expected), abs=1e-6)
         assert float(logs["coherence"]) == 0
     answer = to_channels(**batch)
-    answer[:, 2] += torch.tensor([[0.0, 1.0], [0.0, 3.0]])  # no data counts in the third channel
-    assert float(autoencoder_loss(Given(answer), batch)[1]["coherence"]) == pytest.approx(10 / 4)
+    answer[0, 2, 3, 0] += 3  # no data counts in the third channel
+    answer[0, 2, 3, 5] += 1
+    assert float(autoencoder_loss(Given(answer), batch)[1]["coherence"]) == pytest.approx(10 / 64)
+
+
+def test_grain_is_a_phasor_of_0_and_coherence_has_no_speckle() -> None:
+    coherence = torch.full((1, 6, 6), 0.12) + 0.03 * torch.eye(6)
+    channels = to_channels(**batch_of(noise(1, 6, 6), coherence))
+    assert float(channels[0, :2, 2:4, 2:4].abs().max()) == 0
+    assert channels[0, 2, 3, 3] == pytest.approx(0.12 + 0.03 / 3)
+    sure = to_channels(**batch_of(noise(1, 6, 6), torch.full((1, 6, 6), 0.19)))
+    assert torch.allclose(sure[:, :2].norm(dim=1), torch.ones(1, 6, 6), atol=1e-5)
+    half = to_channels(**batch_of(noise(1, 6, 6), torch.full((1, 6, 6), 0.16)))
+    assert torch.allclose(half[:, :2].norm(dim=1), torch.full((1, 6, 6), 0.5), atol=1e-5)
+    valid = torch.ones(1, 6, 6, dtype=torch.bool)
+    valid[0, :, 3:] = False
+    edge = to_channels(**batch_of(torch.zeros(1, 6, 6), torch.full((1, 6, 6), 0.4), valid))
+    assert torch.allclose(edge[0, 2, :, :3], torch.full((6, 3), 0.4))  # a mean over data alone
+    assert (edge[0, 2, :, 3:] == -1).all()
 
 
 def test_a_batch_without_data_has_a_finite_loss() -> None:
