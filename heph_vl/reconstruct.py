@@ -59,9 +59,9 @@ def reconstruction(model: PhaseAutoencoder, items: Sequence[Mapping[str, Any]]) 
         Where coherence is at least `COHERENT`: `circular_error` [rad], `fringe_count_error` (mean
         over lines) and `lines_off`, the share of lines that are wrong by half a fringe and more.
         Everywhere: `coherence_error` (mean absolute, of 3 x 3 means) and `valid_error` (share of
-        pixels). And `equivariance_error` [rad], where coherent: a turned crop comes back turned. The same errors
-        of the phase with its grain, as pictures have it, begin with `drawn_`. What no crop can tell
-        is left out.
+        pixels). And `equivariance_error` [rad], where coherent: a turned crop comes back turned.
+        The same errors of the phase with its grain, as pictures have it, begin with `drawn_`. What
+        no crop can tell is left out.
     """
     rng = np.random.default_rng(0)
     phase, drawn, turned, coherence, valid = [], [], [], [], []
