@@ -6,16 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from eval.evaluate_generation import (
-    Crops,
-    Reading,
-    agreement,
-    look,
-    main,
-    read_crops,
-    realism,
-    scrambled,
-)
+from eval.evaluate_generation import agreement, look, main, realism
+from eval.generated_crops import Crops, Reading, read_crops, scrambled
 from heph_vl.data import captions
 from heph_vl.data.parquet import load, write_parquet
 from tests import tiny_generator, tiny_heads
