@@ -6,9 +6,8 @@
     AutoencoderKL.encode -> latents (B, C, h, w)
     AutoencoderKL.decode -> mean phasor (its modulus tells how sure the phase is), coherence
 
-A network that is scored by squared distance to unit phasors answers with their mean: of length 1
-on ground, near 0 in grain, where no code of this size could tell the phase. `data.grain` draws
-a phase of such a mean, so that decoded pictures have grain again.
+Phasors in and out are means: of length 1 on ground, 0 in grain, which has no phase to be told.
+`data.grain` draws a phase of such a mean, so that decoded pictures have grain again.
 """
 
 from collections.abc import Mapping
@@ -28,7 +27,7 @@ from heph_vl.models.gather import gather_rows
 _NO_DATA_BELOW = -0.45
 # Between these coherences grain ends: neighbouring phase steps agree by 0.8 and by 0.985
 # (`data.phasors`).
-_GRAIN_ENDS = (0.13, 0.19)
+_PHASE_BEGINS = (0.13, 0.19)
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,8 @@ class AutoencoderConfig:
     latent_channels: int = 4
     coherence_floor: float = 0.1  # weight of the phase where coherence is 0; 1 where it is 1
     coherence_weight: float = 1.0  # of the third channel against the phase
-    # Of the latents' mean divergence from the normal distribution; ten times as much makes them
-    # whiter, and so harder to draw (eval/LOG.md).
+    # Of the latents' mean divergence from the normal distribution; with ten times as much (and
+    # another weight of the phase) they were whiter (eval/LOG.md).
     kl_weight: float = 1e-3
 
     def __post_init__(self) -> None:
@@ -132,7 +131,7 @@ def to_channels(pixel_values: Tensor, valid: Tensor) -> Tensor:
         for values in (pixel_values[:, 2] * valid, valid.float())
     )
     level = level / share.clamp(min=1e-6)
-    low, high = _GRAIN_ENDS
+    low, high = _PHASE_BEGINS
     sure = ((level - low) / (high - low)).clamp(0, 1)
     coherence = torch.where(valid, level, -1.0)
     return torch.cat([pixel_values[:, :2] * sure[:, None], coherence[:, None]], dim=1)
@@ -220,7 +219,8 @@ def autoencoder_loss(
     """Circular reconstruction loss, coherent ground counting most; the same on every rank.
 
     |m - z|^2 of a mean phasor m and a unit one z is 1 + |m|^2 - 2 |m| cos(phase error): it knows
-    no cut of the circle, and is least at the mean of all z that the latents leave open.
+    no cut of the circle, and is least at the mean of all z that the latents leave open. In grain z
+    is 0 (`to_channels`).
 
     Args:
         model: A `PhaseAutoencoder`, possibly wrapped for several ranks.
