@@ -1,10 +1,11 @@
-"""Draw the figures of the README from the simulator; no real image is in them.
+"""Draw the figures of the README, simulated or generated; no real image is in them.
 
     python eval/figures.py [--out eval/figures] [--seed 0]
 
 `classes.png`: one interferogram of each type of deformation and each flaw, both palettes.
 `evolution.png`: a fixed primary date and growing spans, as in Figure 4 of the Hephaestus paper:
 deformation grows along its time function while each date keeps its atmosphere.
+`drawn.png`: the first pictures that `weights/generator` draws of some sentences.
 """
 
 import heph_vl  # noqa: F401 - first: it tells libgomp not to spin, before torch is loaded
@@ -16,9 +17,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from heph_vl.generate import load_generator
 from heph_vl.simulate.artefacts import color_bar
 from heph_vl.simulate.flaws import NO_FLAWS, Flaws
 from heph_vl.simulate.frame import CLEAR, Frame, draw_frame
@@ -28,6 +31,7 @@ from heph_vl.simulate.scene import Layers, observe
 from heph_vl.simulate.sources import KINDS
 
 SIDE, GAP, LABEL = 225, 6, 16
+SHOWN = 128  # px of a drawn picture of 64
 FRAMES = ("128D_09016_110500", "124D_05291_081406", "087D_07004_060904", "022D_04826_121209")
 
 
@@ -130,6 +134,43 @@ def evolution(seed: int) -> Image.Image:
     return sheet(pictures, 4)
 
 
+SENTENCES = (
+    "A mogi-type deformation pattern of high intensity can be detected on the top-left side.",
+    "A sill-type deformation pattern of high intensity can be detected in the center.",
+    "An earthquake deformation pattern can be detected on the left side.",
+    "Turbulent mixing effect can be detected around the area. No deformation activity can be "
+    "detected.",
+    "Noise can be detected on the right side. No deformation activity can be detected.",
+)
+
+
+def drawn(seed: int) -> Image.Image:
+    """The first five pictures of each sentence, phase above coherence, by `weights/generator`."""
+    pipeline = load_generator(Path("weights/generator"))
+    rows = []
+    for text in SENTENCES:
+        generator = torch.Generator().manual_seed(seed)
+        found = pipeline([text] * 5, num_inference_steps=20, generator=generator)
+        pairs = []
+        for image, coherence in zip(found.images, found.coherence, strict=True):
+            pair = Image.new("RGB", (2 * SHOWN, SHOWN), "white")
+            grey = Image.fromarray(np.rint(255 * coherence).astype(np.uint8))
+            for place, part in enumerate((image.convert("RGB"), grey.convert("RGB"))):
+                shown = part.resize((SHOWN, SHOWN), Image.Resampling.NEAREST)
+                pair.paste(shown, (place * SHOWN, 0))
+            pairs.append(pair)
+        rows.append((text, pairs))
+    step = 2 * SHOWN + GAP
+    out = Image.new("RGB", (5 * step + GAP, len(rows) * (SHOWN + LABEL + GAP) + GAP), "white")
+    pen = ImageDraw.Draw(out)
+    for row, (text, pairs) in enumerate(rows):
+        y = GAP + row * (SHOWN + LABEL + GAP)
+        pen.text((GAP, y), text, fill="black")
+        for column, pair in enumerate(pairs):
+            out.paste(pair, (GAP + column * step, y + LABEL - 2))
+    return out
+
+
 def main() -> int:
     """Writes the figures."""
     parser = argparse.ArgumentParser(
@@ -140,7 +181,7 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
-    for name, figure in (("classes", classes), ("evolution", evolution)):
+    for name, figure in (("classes", classes), ("evolution", evolution), ("drawn", drawn)):
         path = options.out / f"{name}.png"
         figure(options.seed).quantize(255, dither=Image.Dither.NONE).save(path, optimize=True)
         print(path)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from heph_vl.data.samples import decoded_pixels
+from heph_vl.generate import load_generator
 from heph_vl.models.captioner import Captioner
 from heph_vl.models.heads import Heads
 from heph_vl.models.retriever import Retriever
@@ -26,7 +27,7 @@ def test_files_are_small():
     files = [path for path in FOLDER.parent.rglob("*") if path.is_file()]
     assert len(files) > 10
     assert all(path.stat().st_size <= MAX_BYTES for path in files)
-    assert sum(path.stat().st_size for path in files) <= 60 << 20
+    assert sum(path.stat().st_size for path in files) <= 64 << 20
 
 
 def test_results_and_card_are_of_these_weights(model):
@@ -125,3 +126,42 @@ def test_heads_find_the_fringes_of_a_ring(heads):
     probability = found["ring"].mask_probability
     row, column = np.unravel_index(probability.argmax(), probability.shape)
     assert np.hypot(row - 80, column - 150) < 25
+
+
+GENERATOR = REPO / "weights" / "generator"
+
+
+def test_generator_results_and_card_are_of_these_weights():
+    pipeline = load_generator(GENERATOR)
+    results = json.loads((GENERATOR / "results.json").read_text())
+    card = (GENERATOR / "README.md").read_text()
+    assert results["guidance_scale"] == pipeline.config.guidance_scale
+    for steps in ("generated, 8 steps", "generated, 50 steps"):
+        assert f"{results['realism'][steps]['kid_normalised']['value']:.3f}" in card
+        assert f"{results['agreement'][steps]['fact_f1']['value']:.3f}" in card
+    assert results["commit"] in card
+    assert "not an observation" in card
+
+
+def test_drawn_pictures_deform_where_the_words_say_so(heads):
+    """Eight of each sentence, as the reference heads see them."""
+    pipeline = load_generator(GENERATOR)
+    texts = [
+        "A sill-type deformation pattern of high intensity can be detected in the center.",
+        "No deformation activity can be detected.",
+    ]
+    found = []
+    for text in texts:
+        generator = torch.Generator().manual_seed(0)
+        drawn = pipeline([text] * 8, num_inference_steps=8, generator=generator)
+        believed = []
+        for phase, valid, coherence in zip(
+            drawn.wrapped_phase, drawn.valid, drawn.coherence, strict=True
+        ):
+            pixels, seen = decoded_pixels(phase, valid, coherence)
+            if seen.any():
+                image = torch.from_numpy(pixels), torch.from_numpy(seen)
+                believed.append(heads.predict(*image).deformation)
+        found.append(float(np.mean(believed)))
+    assert found[0] > 0.2
+    assert found[1] < 0.05
