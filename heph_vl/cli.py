@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import typer
 
-from heph_vl.commands import caption, data, detect, generate, search, simulate
+from heph_vl.commands import caption, data, detect, generate, search, series, simulate
 from heph_vl.commands.output import say
 from heph_vl.errors import HephError
 
@@ -33,6 +33,7 @@ app.command(epilog=search.SEARCH_EXAMPLES)(search.search)
 app.command(epilog=detect.EXAMPLES)(detect.detect)
 app.command(epilog=caption.EXAMPLES)(caption.caption)
 app.command(epilog=generate.EXAMPLES)(generate.generate)
+app.command(epilog=series.EXAMPLES)(series.series)
 
 
 def main() -> None:
