@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import typer
 
-from heph_vl.commands import caption, data, detect, generate, search, series, simulate
+from heph_vl.commands import caption, data, detect, generate, search, series, simulate, watch
 from heph_vl.commands.output import say
 from heph_vl.errors import HephError
 
@@ -34,6 +34,7 @@ app.command(epilog=detect.EXAMPLES)(detect.detect)
 app.command(epilog=caption.EXAMPLES)(caption.caption)
 app.command(epilog=generate.EXAMPLES)(generate.generate)
 app.command(epilog=series.EXAMPLES)(series.series)
+app.command(epilog=watch.EXAMPLES)(watch.watch)
 
 
 def main() -> None:

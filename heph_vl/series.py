@@ -12,6 +12,7 @@ from heph_vl.data import phase
 from heph_vl.data.annotations import Annotation, read_annotations
 from heph_vl.data.archive import Pair, scan_archive
 from heph_vl.data.native import has_data
+from heph_vl.data.picture import read_picture
 from heph_vl.data.samples import QUALITY_FLAGS
 from heph_vl.data.timeseries import Dates, best_series, incomparable
 from heph_vl.errors import HephError
@@ -217,20 +218,25 @@ def _coherence(pair: Candidate) -> float:
     if pair.image is None or pair.coherence is None:
         what = "has no picture" if pair.image is None else "has no coherence"
         raise HephError(pair.name, what, "score by record or by quality")
+    if pair.image.suffix != ".png":
+        picture = read_picture(pair.image)
+        return _known(mean_coherence(picture.channels[2], picture.valid), pair.coherence)
     image = phase.open_png(pair.image, str(pair.image))
     coherence = phase.read_coherence(
         pair.coherence.read_bytes(), (image.height, image.width), str(pair.coherence)
     )
-    mean = mean_coherence(coherence, has_data(image) & (coherence > 0))
+    return _known(mean_coherence(coherence, has_data(image) & (coherence > 0)), pair.coherence)
+
+
+def _known(mean: float | None, path: Path) -> float:
     if mean is None:
-        raise HephError(str(pair.coherence), "no valid coherence", "the picture is empty")
+        raise HephError(str(path), "no valid coherence", "the picture is empty")
     return mean
 
 
 def _quality_scorer(model: Path) -> Callable[[Candidate], float]:
     import torch
 
-    from heph_vl.detect import read_picture
     from heph_vl.embed import on_best_device
     from heph_vl.models.heads import Heads
 

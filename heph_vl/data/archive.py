@@ -2,7 +2,8 @@
 
 Layout: `<root>/<frameID>/interferograms/<primary>_<secondary>/<primary>_<secondary>.geo.diff.png`
 with `.geo.cc.png` (coherence) and, where simulated from a record, `.geo.mask.png` (class ids as
-rendered) beside it; annotations in `<root>/annotations/` or given separately.
+rendered) beside it; annotations in `<root>/annotations/` or given separately. Where there is no
+preview, LiCSAR's GeoTIFFs serve: `.geo.diff_pha.tif`, `.geo.cc.tif`.
 Real and simulated archives are alike; `<root>/simulation.json` marks a simulated one,
 `<root>/generation.json` a generated one.
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from heph_vl.data.annotations import Annotation, check_frame_id, read_annotations
 from heph_vl.data.native import NativePair, load_pair, usual_size
+from heph_vl.data.picture import COHERENCE_TIFF, PHASE_TIFF
 from heph_vl.data.raster import rasterise
 from heph_vl.errors import HephError
 
@@ -37,8 +39,8 @@ class Pair:
         frame_id: LiCSAR frame.
         primary_date: First acquisition.
         secondary_date: Second acquisition.
-        image: Coloured wrapped phase (PNG).
-        coherence: Coherence (PNG), None where the archive has none.
+        image: Coloured wrapped phase (PNG), or wrapped phase in radians (GeoTIFF).
+        coherence: Coherence of the same kind, None where the archive has none.
         annotation: The experts' record, None where there is none.
         mask: Class ids (PNG) as rendered by the simulator, None where the polygons say it.
     """
@@ -189,7 +191,7 @@ def _find_pairs(root: Path, problems: list[HephError]) -> Iterator[Pair]:
 
 def _read_pair(folder: Path, frame_id: str, root: Path, problems: list[HephError]) -> Pair | None:
     """The pair in one folder named by its dates, or None and a problem."""
-    dates = _parse_dates(folder.name)
+    dates = dates_of(folder.name)
     if dates is None:
         fix = "name the folder <primary>_<secondary>, e.g. 20200101_20200113"
         problems.append(HephError(str(folder), "no pair of dates, earlier first", fix))
@@ -202,9 +204,11 @@ def _read_pair(folder: Path, frame_id: str, root: Path, problems: list[HephError
                 problems.append(_escapes(Path(entry.path), root))
             elif entry.is_file():
                 files.add(entry.name)
+    if image not in files and folder.name + PHASE_TIFF in files:
+        image, coherence = folder.name + PHASE_TIFF, folder.name + COHERENCE_TIFF
     if image not in files:
         found = ", ".join(sorted(files)[:4]) or "no file"
-        fix = f"name the interferogram {image}"
+        fix = f"name the interferogram {image}, or {folder.name}{PHASE_TIFF}"
         problems.append(HephError(str(folder), f"no {image}, found {found}", fix))
         return None
     beside = folder / coherence if coherence in files else None
@@ -240,7 +244,8 @@ def _escapes(path: Path, root: Path) -> HephError:
     return HephError(str(path), f"link to {path.resolve()}, outside the archive {root}", fix)
 
 
-def _parse_dates(name: str) -> tuple[date, date] | None:
+def dates_of(name: str) -> tuple[date, date] | None:
+    """Dates of a pair named `YYYYMMDD_YYYYMMDD`; None unless it is one, earlier date first."""
     first, _, second = name.partition("_")
     if not (len(first) == len(second) == 8 and (first + second).isdecimal()):
         return None

@@ -1,0 +1,121 @@
+"""`heph-vl watch`: look at new products of a folder, and raise alerts."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from heph_vl.commands.output import (
+    Bbox,
+    Json,
+    check_box,
+    examples,
+    print_json,
+    progress_bar,
+    say,
+    stdout_console,
+)
+
+if TYPE_CHECKING:
+    from heph_vl.alerts import Alert
+    from heph_vl.watch import Watch
+
+EXAMPLES = examples(
+    "heph-vl watch 124D_05291_081406 --out runs/watch",
+    "heph-vl watch LICSAR --out runs/watch --every 3600 --bbox 14.8 37.6 15.2 37.9",
+    "heph-vl watch runs/archive --out runs/watch --json > alerts.json",
+)
+
+
+def watch(
+    folder: Annotated[Path, typer.Argument(help="Folder of LiCSAR products, of any depth.")],
+    out: Annotated[Path, typer.Option(help="Folder of memory, alerts (JSON lines, CSV) and map.")],
+    model: Annotated[Path, typer.Option(help="Folder of the heads.")] = Path("weights/heads"),
+    every: Annotated[
+        float | None, typer.Option(min=1, help="Look again after so many seconds, until Ctrl-C.")
+    ] = None,
+    near_days: Annotated[
+        int, typer.Option(min=0, help="Most days between pairs that speak of the same unrest.")
+    ] = 60,
+    bbox: Bbox = None,
+    as_json: Json = False,
+) -> None:
+    """Look at the new pairs of a folder; alert when two without a common date agree on a place.
+
+    Pairs that share a date share its air, so they never make an alert by themselves. Running again
+    goes on where it was. A product that cannot be read is tried again, then listed, and the exit
+    code is 1.
+    """
+    from heph_vl.embed import on_best_device
+    from heph_vl.models.heads import Heads
+    from heph_vl.watch import watch as watching
+
+    box = check_box(bbox)
+    heads = on_best_device(Heads.from_pretrained(model))
+    problems: dict[str, str] = {}
+    with progress_bar("Watching") as progress:
+        for state, alerts, new in watching(
+            folder,
+            out,
+            heads,
+            model,
+            every=every,
+            near_days=near_days,
+            bbox=box,
+            progress=progress,
+        ):
+            for path, problem in state.problems.items():
+                if problems.get(path) != problem:
+                    say(f"not read: {problem}")
+            problems = dict(state.problems)
+            if as_json:
+                print_json(_report(state, alerts, new))
+            else:
+                _print_alerts(state, alerts, new)
+    if problems:
+        raise typer.Exit(1)
+
+
+def _report(state: "Watch", alerts: "list[Alert]", new: list[str]) -> dict[str, object]:
+    return {
+        "products": len(state.seen),
+        "sightings": sum(len(some) for some in state.sightings.values()),
+        "alerts": [alert.row() for alert in alerts],
+        "new": new,
+        "problems": list(state.problems.values()),
+        "out": str(state.out),
+    }
+
+
+def _print_alerts(state: "Watch", alerts: "list[Alert]", new: list[str]) -> None:
+    from rich.table import Table
+
+    titles = "", "raised", "frame", "type", "p", "where", "motion", "pairs", "confirmed by"
+    table = Table(*titles)
+    for alert in alerts:
+        row = alert.row()
+        where = ", ".join(row["volcanoes"][:2])
+        if not where and row["longitude"] is not None:
+            where = f"{row['longitude']:.2f} {row['latitude']:.2f}"
+        motion = "-"
+        if row["centimetres"] is not None:
+            sense = row["los_sense"]
+            motion = f"{abs(row['centimetres']):.1f} cm "
+            motion += "sense unknown" if sense == "unknown" else sense
+        table.add_row(
+            "new" if row["alert_id"] in new else "",
+            row["raised"],
+            row["frame_id"],
+            row["type"],
+            f"{row['probability']:.2f}",
+            where or f"x {row['x']:.0f}, y {row['y']:.0f}",
+            motion,
+            str(len(row["pairs"])),
+            ", ".join(row["confirmed_by"]) or "-",
+        )
+    if alerts:
+        stdout_console().print(table)
+    say(
+        f"{len(state.seen)} products looked at, {len(alerts)} alerts, {len(new)} of them new; "
+        f"in {state.out}"
+    )
