@@ -127,6 +127,7 @@ class Watch:
 
     def new_products(self) -> list[Product]:
         """Products that have not been looked at as they are now; odd names go to `problems`."""
+        self.problems = {path: why for path, why in self.problems.items() if Path(path).exists()}
         found: list[Product] = []
         pairs: dict[tuple[str, tuple[date, date]], Path] = {}
         for path in find_products(self.folder):
@@ -347,10 +348,11 @@ def _table(rows: list[dict[str, Any]]) -> str:
     """Alerts as CSV; lists are joined by spaces, outlines left to the other files."""
     names = [name for name in COLUMNS if name != "outline"]
     text = io.StringIO()
-    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({k: " ".join(v) if isinstance(v, list) else v for k, v in row.items()})
+        cells = {name: row[name] for name in names}
+        writer.writerow({k: " ".join(v) if isinstance(v, list) else v for k, v in cells.items()})
     return text.getvalue()
 
 

@@ -46,6 +46,8 @@ def watch(
     goes on where it was. A product that cannot be read is tried again, then listed, and the exit
     code is 1.
     """
+    if as_json and every is not None:
+        raise typer.BadParameter("--json is for one look: with --every read OUT/alerts.jsonl")
     from heph_vl.embed import on_best_device
     from heph_vl.models.heads import Heads
     from heph_vl.watch import watch as watching

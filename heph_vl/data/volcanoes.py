@@ -1,7 +1,9 @@
 """Names of volcanoes near a place.
 
-`tables/volcanoes.csv` has the volcanoes of the 44 frames of Hephaestus with the coordinates of the
-Smithsonian Institution's Global Volcanism Program (volcano.si.edu). Others have no name here.
+`tables/volcanoes.csv` has the volcanoes of Hephaestus with their coordinates in the lists of the
+Smithsonian Institution's Global Volcanism Program (volcano.si.edu, Volcanoes of the World) as of
+spring 2020; its column `source` tells Holocene from Pleistocene lists. A volcanic field has its
+nominal centre. Other volcanoes have no name here.
 """
 
 import csv
