@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from heph_vl.data.archive import dates_of
+from heph_vl.data.archive import dates_of, frame_of
 from heph_vl.data.picture import Box, Picture, read_layers, read_picture, stem_of
 from heph_vl.data.volcanoes import nearest
 from heph_vl.errors import HephError
@@ -92,6 +92,9 @@ def look(picture: Picture, heads: "Heads", out: Path | None = None) -> dict[str,
     probability = found.mask_probability
     scale = picture.scale
     polygons = outlines(mask, probability, scale)
+    level = max(row["intensities"], key=row["intensities"].__getitem__)
+    for outline in polygons:
+        outline["intensity"] = None if outline["type"] == "earthquake" else level
     height = _look_at_ground(picture, mask, polygons)
     entry: dict[str, Any] = {
         "image": str(path),
@@ -126,15 +129,18 @@ def look(picture: Picture, heads: "Heads", out: Path | None = None) -> dict[str,
 def _where_and_when(picture: Picture) -> dict[str, Any]:
     """Dates by the file's name, place by its tags, and the volcanoes near its middle."""
     dates = dates_of(stem_of(picture.path))
+    height, width = picture.valid.shape
     found: dict[str, Any] = {
+        "frame_id": frame_of(picture.path),
         "primary_date": None if dates is None else dates[0].isoformat(),
         "secondary_date": None if dates is None else dates[1].isoformat(),
         "corner": list(picture.corner),
+        "size": [width, height],
+        "scale": [round(v, 6) for v in picture.scale],
         "bbox": None,
         "volcanoes": [],
     }
     if picture.place is not None:
-        height, width = picture.valid.shape
         west, north = picture.place.lonlat(0, 0)
         east, south = picture.place.lonlat(width, height)
         found["bbox"] = [round(v, 6) for v in (west, south, east, north)]

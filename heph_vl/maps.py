@@ -75,7 +75,7 @@ def _features(entry: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[d
         properties = {name: value for name, value in outline.items() if name != "lonlat"}
         properties.pop("polygon", None)
         properties |= {"product": Path(entry["image"]).name, **provenance}
-        for name in ("primary_date", "secondary_date", "height"):
+        for name in ("frame_id", "primary_date", "secondary_date", "height"):
             if entry.get(name) is not None:
                 properties[name] = entry[name]
         geometry = {"type": "Polygon", "coordinates": [_closed(ring)]}

@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heph_vl.alerts import COLUMNS, NEAR_DAYS, Alert, Sighting, find_alerts
-from heph_vl.data.annotations import check_frame_id
-from heph_vl.data.archive import dates_of
+from heph_vl.data.archive import dates_of, frame_of
 from heph_vl.data.picture import Box, find_images, read_picture, stem_of
 from heph_vl.detect import look
 from heph_vl.errors import HephError
@@ -232,13 +231,7 @@ def describe(path: Path, folder: Path) -> Product:
         reverse = dates_of("_".join(stem_of(path).split("_")[::-1]))
         what = "dates in reverse" if reverse else f"{stem_of(path)} is no pair of dates"
         raise HephError(str(path), what, "name it <primary>_<secondary>, e.g. 20200101_20200113")
-    frame_id = folder.resolve().name
-    for parent in path.resolve().parents:
-        try:
-            frame_id = check_frame_id(parent.name, "")
-            break
-        except HephError:
-            continue
+    frame_id = frame_of(path) or folder.resolve().name
     try:
         stat = path.stat()
     except OSError as error:

@@ -10,7 +10,6 @@ import pytest
 
 from heph_vl import watch as watching
 from heph_vl.errors import HephError
-from heph_vl.simulate.corpus import simulate
 from heph_vl.watch import Watch, describe, watch
 from tests.conftest import REPO
 from tests.test_cli import call
@@ -19,24 +18,9 @@ HEADS = REPO / "weights" / "heads"
 FRAME = "014A_07688_131313"
 
 
-@pytest.fixture(scope="session")
-def archive(tmp_path_factory):
-    """Pairs of a sill that moves, with GeoTIFFs: eight of sixteen show it."""
-    out = tmp_path_factory.mktemp("observatory") / "archive"
-    simulate(out, 16, frames=1, dates=9, size=192, seed=3, geotiff=True, workers=1)
-    return out
-
-
-@pytest.fixture(scope="session")
-def heads():
-    from heph_vl.models.heads import Heads
-
-    return Heads.from_pretrained(HEADS)
-
-
 @pytest.fixture
-def folder(archive, tmp_path):
-    shutil.copytree(archive / FRAME, tmp_path / "in" / FRAME)
+def folder(moving_archive, tmp_path):
+    shutil.copytree(moving_archive / FRAME, tmp_path / "in" / FRAME)
     return tmp_path / "in"
 
 
@@ -52,15 +36,15 @@ def run(folder, out, heads, **options):
 
 
 def test_a_moving_sill_raises_one_alert_and_a_second_run_nothing_new(
-    folder, archive, heads, tmp_path
+    folder, moving_archive, heads, tmp_path
 ):
     out = tmp_path / "out"
     state, alerts, new = run(folder, out, heads)
     assert len(state.seen) == 16
     assert not state.problems
     seen = {Path(p).parent.name for p, found in state.sightings.items() if found}
-    assert len(seen & moving(archive)) >= 6
-    assert len(seen - moving(archive)) <= 1
+    assert len(seen & moving(moving_archive)) >= 6
+    assert len(seen - moving(moving_archive)) <= 1
     (alert,) = alerts
     assert new == [alert.alert_id]
     row = alert.row()
@@ -83,9 +67,9 @@ def test_a_moving_sill_raises_one_alert_and_a_second_run_nothing_new(
     assert again.seen == state.seen
 
 
-def test_pairs_that_share_a_date_are_no_alert(folder, archive, heads, tmp_path):
+def test_pairs_that_share_a_date_are_no_alert(folder, moving_archive, heads, tmp_path):
     """Of the moving pairs only those of one date are left."""
-    first = min(moving(archive)).split("_")[0]
+    first = min(moving(moving_archive)).split("_")[0]
     for pair in (folder / FRAME / "interferograms").iterdir():
         if first not in pair.name.split("_"):
             shutil.rmtree(pair)

@@ -39,6 +39,10 @@ def detect(
         Path | None,
         typer.Option("--map", help="Outlines of GeoTIFFs as a map to write: .geojson or .kml."),
     ] = None,
+    records: Annotated[
+        Path | None,
+        typer.Option(help="Folder for what is seen as annotations, to be corrected by an analyst."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Say what deforms, how strong and where, and whether the product is any good.
@@ -72,6 +76,8 @@ def detect(
         print_json(entries)
     else:
         _print_detections(entries)
+    if records is not None:
+        failed += _write_drafts(entries, records)
     if map_file is not None:
         drawn = write_map(map_file, entries, made_by(model, heads.model_id))
         placed = sum(entry.get("bbox") is not None for entry in entries)
@@ -84,6 +90,23 @@ def detect(
             say(f"warning: {entry['image']}: {entry['height']['warning']} ({follows})")
     if failed:
         raise typer.Exit(1)
+
+
+def _write_drafts(entries: Sequence[Mapping[str, Any]], folder: Path) -> int:
+    """Write a record for each image of a frame's folder; how many got none, which is told."""
+    from heph_vl.corrections import draft_record, write_records
+
+    drafts, failed = [], 0
+    for entry in entries:
+        try:
+            if "error" not in entry:
+                drafts.append(draft_record(entry))
+        except HephError as problem:
+            failed += 1
+            say(f"no record: {problem}")
+    write_records(drafts, folder)
+    say(f"{len(drafts)} draft records in {folder}: correct them, they are no annotations yet")
+    return failed
 
 
 def _print_detections(entries: Sequence[Mapping[str, Any]]) -> None:

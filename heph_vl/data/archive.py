@@ -256,6 +256,16 @@ def dates_of(name: str) -> tuple[date, date] | None:
     return (dates[0], dates[1]) if dates[0] < dates[1] else None
 
 
+def frame_of(path: Path) -> str | None:
+    """The LiCSAR frame in whose folder a file lies; None if in none."""
+    for parent in path.resolve().parents:
+        try:
+            return check_frame_id(parent.name, str(path))
+        except HephError:
+            continue
+    return None
+
+
 def _nothing_found(root: Path, problems: list[HephError]) -> HephError:
     """Why a folder holds no interferogram: it is too high, too low, or empty."""
     where = str(root)

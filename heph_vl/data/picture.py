@@ -119,6 +119,12 @@ def is_interferogram(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not others and not path.name.startswith(".")
 
 
+def placed(path: Path) -> Path:
+    """The GeoTIFF of the pair whose preview this is, if it is there; else the path itself."""
+    tiff = path.with_name(stem_of(path) + PHASE_TIFF)
+    return tiff if tiff.is_file() else path
+
+
 def stem_of(path: Path) -> str:
     """`20200101_20200113` of `20200101_20200113.geo.diff.png`."""
     return path.name.split(".geo.")[0] if ".geo." in path.name else path.stem
