@@ -153,27 +153,58 @@ def read_picture(path: Path, bbox: Box | None = None) -> Picture:
         wrapped, valid = wrapped[window], valid[window]
         coherence = None if coherence is None else coherence[window]
         place = None if place is None else place.shifted(*corner)
-    height, width = wrapped.shape
+    return native_picture(
+        path, wrapped, valid, coherence, place, corner=corner, sense_known=decoded.sense_known
+    )
+
+
+def native_picture(
+    path: Path,
+    wrapped_phase: Float,
+    valid: NDArray[np.bool_],
+    coherence: Float | None,
+    place: Georeference | None,
+    *,
+    corner: tuple[int, int] = (0, 0),
+    sense_known: bool = True,
+) -> Picture:
+    """A picture of arrays.
+
+    Args:
+        path: Where they come from.
+        wrapped_phase: (H, W) float32 [rad].
+        valid: (H, W) bool.
+        coherence: (H, W) float32 in [0, 1], 0 where there is none; estimated if None.
+        place: Where they lie, and their spacing; 1/300 degree if None.
+        corner: See `Picture`.
+        sense_known: Likewise.
+
+    Returns:
+        The picture; what is finer than 1/300 degree is averaged as phasors.
+
+    Raises:
+        HephError: Nothing is valid.
+    """
+    height, width = wrapped_phase.shape
     factor = phase.NATIVE_SPACING_DEG / (place.spacing_deg if place else phase.NATIVE_SPACING_DEG)
     if factor > 1.05:
-        z, coarse_valid = phase.resample_phasor(phase.phasor(wrapped, valid), valid, factor)
+        z, coarse = phase.resample_phasor(phase.phasor(wrapped_phase, valid), valid, factor)
         if coherence is not None:
             coherence = _coarser(coherence, valid & (coherence > 0), factor)
-        wrapped, valid = np.angle(z).astype(np.float32), coarse_valid
+        wrapped_phase, valid = np.angle(z).astype(np.float32), coarse
         place = place.coarser(factor) if place else None
     if not valid.any():
-        where = "the whole image" if bbox is None else "the box"
-        raise HephError(str(path), "no valid phase", f"{where} is no-data")
-    channels, valid = decoded_pixels(wrapped, valid, coherence)
+        raise HephError(str(path), "no valid phase", "all that was asked for is no-data")
+    channels, valid = decoded_pixels(wrapped_phase, valid, coherence)
     return Picture(
         path,
         channels,
         valid,
-        wrapped,
+        wrapped_phase,
         (width, height),
         corner,
         measured=coherence is not None,
-        sense_known=decoded.sense_known,
+        sense_known=sense_known,
         place=place,
     )
 
