@@ -153,26 +153,31 @@ def _look_at_ground(
 ) -> dict[str, Any] | None:
     """Add to each polygon how it moved and where it lies; how phase goes with height, if known."""
     from heph_vl.data.raster import fill
-    from heph_vl.motion import height_fit, los_change
+    from heph_vl.motion import height_fit, los_change, surroundings
 
     layers = read_layers(picture)
     deforming, coherence = mask > 0, picture.channels[2]
     for found in polygons:
         ring = [(x / picture.scale[0], y / picture.scale[1]) for x, y in found["polygon"]]
-        drawn = np.zeros(mask.shape, np.uint8)
-        fill(drawn, ring, 1)
+        near = surroundings(ring, mask.shape)  # there may be a thousand patches
+        drawn = np.zeros(mask[near].shape, np.uint8)
+        fill(drawn, [(x - near[1].start, y - near[0].start) for x, y in ring], 1)
         pattern = drawn > 0
         change = los_change(
-            picture.wrapped_phase, picture.valid, coherence, pattern, deforming & ~pattern
+            picture.wrapped_phase[near],
+            picture.valid[near],
+            coherence[near],
+            pattern,
+            deforming[near] & ~pattern,
         )
         found["motion"] = None if change is None else _motion(change, picture.sense_known)
         if picture.place is not None:
             found["lonlat"] = [[round(v, 6) for v in picture.place.lonlat(*xy)] for xy in ring]
             middle = np.mean(found["lonlat"], axis=0)
-            near = nearest(float(middle[0]), float(middle[1]))
-            found["volcanoes"] = [{"name": name, "km": km} for name, km in near]
+            volcanoes = nearest(float(middle[0]), float(middle[1]))
+            found["volcanoes"] = [{"name": name, "km": km} for name, km in volcanoes]
         if layers.look_vector is not None:
-            vector = np.nanmean(layers.look_vector[:, pattern], axis=1)
+            vector = np.nanmean(layers.look_vector[:, *near][:, pattern], axis=1)
             found["look_vector"] = [round(float(v), 4) for v in vector]
     if layers.height is None:
         return None

@@ -6,6 +6,7 @@ One fringe (2 pi) is half a wavelength, 2.77 cm. Phase is known up to a constant
 motion is told relative to its surroundings, and a pattern as wide as the picture cannot be told.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,17 +74,39 @@ class HeightFit:
         return abs(self.correlation) >= _SIGNIFICANT
 
 
+def surroundings(
+    ring: Sequence[tuple[float, float]], shape: tuple[int, ...]
+) -> tuple[slice, slice]:
+    """Rows and columns of the window in which a pattern is compared with what is around it.
+
+    Args:
+        ring: Its outline (x, y) [px].
+        shape: Height and width of the image.
+
+    Returns:
+        The outline's box with room on each side, within the image.
+    """
+    low, high = np.floor(np.min(ring, axis=0)), np.ceil(np.max(ring, axis=0))
+    room = max(_LEAST_ROOM_PX, round(_ROOM * float((high - low).max())))
+    columns, rows = (
+        slice(max(int(a) - room, 0), max(min(int(b) + room, side), 1))
+        for a, b, side in zip(low, high, shape[::-1], strict=True)
+    )
+    return rows, columns
+
+
 def los_change(
     wrapped_phase: Float, valid: Bool, coherence: Float, pattern: Bool, others: Bool | None = None
 ) -> Change | None:
     """How a pattern moved, from the unwrapped phase in and around it.
 
     Phase is meaned over 3 x 3 pixels and unwrapped in order of reliability (Herraez et al. 2002);
-    the surroundings are the coherent ground around the pattern, joined to it. Fringes less than
+    few = (joined & pattern).sum() < LEAST_SEEN * pattern.sum()
+    if few or ring.sum() < pattern.sum() / 4:
     about 2.5 px apart are lost in the mean, and counted too low.
 
     Args:
-        wrapped_phase: (H, W) float32 [rad], at 1/300 degree.
+        wrapped_phase: (H, W) float32 [rad], at 1/300 degree: a window, see `surroundings`.
         valid: (H, W) bool.
         coherence: (H, W) float32 in [0, 1].
         pattern: (H, W) bool, its pixels.
@@ -95,22 +118,21 @@ def los_change(
     """
     from skimage.restoration import unwrap_phase
 
-    box = _around(pattern)
-    inside, seen = pattern[box], (valid & (coherence >= LEAST_COHERENCE))[box]
-    if not inside.any():
+    seen = valid & (coherence >= LEAST_COHERENCE)
+    if not pattern.any():
         return None
-    z = phasor(wrapped_phase, valid)[box]
+    z = phasor(wrapped_phase, valid)
     mean = _mean(z.real) + 1j * _mean(z.imag)
     pieces, _ = ndimage.label(seen)
-    size = np.bincount(pieces[inside & seen], minlength=1)
+    size = np.bincount(pieces[pattern & seen], minlength=1)
     size[0] = 0
     joined = seen & (pieces == size.argmax()) if size.any() else np.zeros_like(seen)
-    ring = joined & ~inside if others is None else joined & ~inside & ~others[box]
-    if (joined & inside).sum() < LEAST_SEEN * inside.sum() or ring.sum() < inside.sum() / 4:
+    ring = joined & ~pattern if others is None else joined & ~pattern & ~others
+    if (joined & pattern).sum() < LEAST_SEEN * pattern.sum() or ring.sum() < pattern.sum() / 4:
         return None
     unwrapped = unwrap_phase(np.ma.array(np.angle(mean), mask=~joined)).filled(np.nan)
     level = float(np.median(unwrapped[ring]))
-    low, high = np.percentile(unwrapped[joined & inside] - level, (2, 98))
+    low, high = np.percentile(unwrapped[joined & pattern] - level, (2, 98))
     strongest = high if abs(high) >= abs(low) else low
     return Change(-float(strongest) / (2 * np.pi), float(unwrapped[ring].std()) / (2 * np.pi))
 
@@ -148,19 +170,6 @@ def height_fit(
     correlation = float(np.corrcoef(d_phase, d_height)[0, 1])
     slope = correlation * float(d_phase.std() / d_height.std())
     return HeightFit(correlation, 1000 * slope, len(d_phase))
-
-
-def _around(pattern: Bool) -> tuple[slice, slice]:
-    """The box of a pattern with room around it."""
-    rows, columns = np.flatnonzero(pattern.any(1)), np.flatnonzero(pattern.any(0))
-    if not len(rows):
-        return np.s_[0:0, 0:0]
-    side = max(np.ptp(rows), np.ptp(columns)) + 1
-    room = max(_LEAST_ROOM_PX, round(_ROOM * side))
-    return (
-        slice(max(int(rows[0]) - room, 0), int(rows[-1]) + room + 1),
-        slice(max(int(columns[0]) - room, 0), int(columns[-1]) + room + 1),
-    )
 
 
 def _mean(values: NDArray[np.floating]) -> NDArray[np.floating]:

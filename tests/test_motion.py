@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from heph_vl.motion import WAVELENGTH_M, height_fit, los_change
+from heph_vl.motion import WAVELENGTH_M, height_fit, los_change, surroundings
 
 SIDE = 96
 rows, columns = np.mgrid[:SIDE, :SIDE]
@@ -87,3 +87,11 @@ def test_noise_and_motion_do_not_follow_height():
     flat = np.full((SIDE, SIDE), 100.0, np.float32)
     assert height_fit(wrapped, valid, coherence, flat, pattern) is None
     assert height_fit(wrapped, ~valid, coherence, height, pattern) is None
+
+
+def test_the_window_has_room_and_stays_inside():
+    rows_, columns_ = surroundings([(40, 30), (60, 30), (60, 80)], (96, 200))
+    assert (rows_.start, rows_.stop) == (0, 96)
+    assert (columns_.start, columns_.stop) == (10, 90)
+    rows_, columns_ = surroundings([(1, 1), (3, 1), (3, 3)], (96, 200))
+    assert (rows_.start, rows_.stop, columns_.start, columns_.stop) == (0, 15, 0, 15)
