@@ -1,9 +1,9 @@
 """A look at a full LiCSAR product, and the series of the largest real frame, each against its core.
 
-    python benchmarks/observatory.py [--model weights/heads] [--side 2250] [--rounds 3] [--threads 2]
+    python benchmarks/observatory.py [--side 2250] [--rounds 3] [--threads 2]
 
-The product is a simulated one of side x side px at 0.001 degree (2250: 250 km), with coherence, look
-vector and height; a look is what `heph-vl watch` does with a new one, files written included.
+The product is synthetic, side x side px at 0.001 degree (2250: 250 km), with coherence, look vector
+and height; a look is what `heph-vl watch` does with a new one, files written included.
 The series is of 1,330 pairs, each date with the following ones, with drawn scores; beside it the
 plain recursion over all pairs of pairs. All parts take turns in one run; the best round counts.
 """

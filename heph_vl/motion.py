@@ -101,9 +101,8 @@ def los_change(
     """How a pattern moved, from the unwrapped phase in and around it.
 
     Phase is meaned over 3 x 3 pixels and unwrapped in order of reliability (Herraez et al. 2002);
-    few = (joined & pattern).sum() < LEAST_SEEN * pattern.sum()
-    if few or ring.sum() < pattern.sum() / 4:
-    about 2.5 px apart are lost in the mean, and counted too low.
+    the surroundings are all coherent ground of the window given, joined to the pattern. Fringes
+    less than about 2.5 px apart are lost in the mean, and counted too low.
 
     Args:
         wrapped_phase: (H, W) float32 [rad], at 1/300 degree: a window, see `surroundings`.

@@ -82,6 +82,9 @@ def detect(
         drawn = write_map(map_file, entries, made_by(model, heads.model_id))
         placed = sum(entry.get("bbox") is not None for entry in entries)
         say(f"{drawn} outlines of {placed} images that say where they lie, in {map_file}")
+    guessed = sum(entry.get("coherence") == "estimated" for entry in entries)
+    if guessed and not as_json:
+        say(f"{guessed} of {len(entries)} without a coherence file: estimated from the phase")
     for entry in entries if not as_json else ():
         if "error" in entry:
             say(f"error: {entry['error']}")
