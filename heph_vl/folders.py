@@ -11,9 +11,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from heph_vl.data.geotiff import middle_of
 from heph_vl.data.images import read_png
 from heph_vl.data.native import encode_png, paint
-from heph_vl.data.picture import COHERENCE_PNG, PHASE_PNG, find_images, read_picture
+from heph_vl.data.picture import COHERENCE_PNG, PHASE_PNG, find_images, placed, read_picture
+from heph_vl.data.volcanoes import nearest
 from heph_vl.errors import HephError
 from heph_vl.index_rows import ID_COLUMNS, image_id_of
 
@@ -120,7 +122,8 @@ class _Archive:
         pair = self._pairs[position]
         name = "unlabeled" if pair.annotation is None else "interferograms"
         config = ExampleConfig(name, self._source, self._usual_sizes, strict=True)
-        return next(row for _, row in generate([pair], config, [], Counter()))
+        row = next(row for _, row in generate([pair], config, [], Counter()))
+        return row | _place_of(placed(pair.image))
 
     def ids(self) -> list[str]:
         names = ("frame_id", "primary_date", "secondary_date")
@@ -152,10 +155,19 @@ class _Files:
             "patch": name,
             "image": {"bytes": image, "path": str(path)},
             "coherence": None if coherence is None else {"bytes": coherence, "path": None},
-        }
+        } | _place_of(path)
 
     def ids(self) -> list[str]:
         return [str(path.relative_to(self._root)) for path in self._paths]
+
+
+def _place_of(path: Path) -> Row:
+    """The middle of a GeoTIFF, and the volcanoes near it."""
+    middle = middle_of(path)
+    if middle is None:
+        return {}
+    names = [name for name, _ in nearest(*middle)]
+    return {"longitude": middle[0], "latitude": middle[1]} | ({"volcanoes": names} if names else {})
 
 
 def _stored(path: Path) -> tuple[bytes, bytes | None]:

@@ -93,6 +93,12 @@ def test_loose_files_are_indexed_and_those_that_cannot_be_are_told(workplace, tm
     phase = write_pair(tmp_path / "licsar" / FRAME, "20190101_20190113", bowl(4))
     report = build_index(tmp_path / "licsar", tmp_path / "index", workplace / "model")
     assert report["images"] == 1
+    (hit,) = search(tmp_path / "index", text="mogi", where="latitude > 37 AND longitude < 16").hits
+    assert hit.row["longitude"] == pytest.approx(15.0)
+    assert hit.row["latitude"] == pytest.approx(37.75)
+    assert hit.row["volcanoes"] == ["Etna"]
+    assert hit.row["frame_id"] == FRAME
+    assert not search(tmp_path / "index", text="mogi", where="latitude > 38").hits
     for path in phase.parent.iterdir():
         shutil.copy(path, pictures)
     report = build_index(pictures, tmp_path / "index2", workplace / "model")

@@ -98,6 +98,30 @@ def read_geotiff(path: Path, max_pixels: int) -> Band:
     return Band(values, _place(tags, keys, where), _no_data(tags, where))
 
 
+def middle_of(path: Path) -> tuple[float, float] | None:
+    """Longitude and latitude [deg] of the middle of a GeoTIFF; no pixel is read.
+
+    Args:
+        path: Any file.
+
+    Returns:
+        The point, or None if the file does not say, or is no TIFF.
+    """
+    import tifffile
+
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return None
+    try:
+        with tifffile.TiffFile(path) as file:
+            page = file.pages.first
+            tags = {tag.code: tag.value for tag in page.tags.values()}
+            place = _place(tags, page.geotiff_tags or {}, str(path))
+            height, width = page.shape
+    except Exception:  # whoever reads the file itself says what is wrong with it
+        return None
+    return None if place is None else place.lonlat(width / 2, height / 2)
+
+
 def _place(tags: Mapping[int, Any], keys: Mapping[str, Any], where: str) -> Georeference | None:
     scale, tie = tags.get(_PIXEL_SCALE), tags.get(_TIEPOINT)
     model = int(keys.get("GTModelTypeGeoKey", _GEOGRAPHIC))
