@@ -7,11 +7,12 @@ each date is paired with the next three, as LiCSAR does. It is made twice, with 
 and ground: with its sources, and with none. Without any, every alert is false. With them:
 
     onset     the first date at which a source has changed by a clear part of a fringe (0.8)
-    delay     from the onset to the day that the first alert on that source is raised
-    missed    no alert on it until the series ends
+    on it     a sighting that ends at the onset or later, within 10 px (3 km) of the source's middle
+    told      the sightings on it make an alert; its delay is from the onset to that day
+    off       alerts of the moving series of which no sighting is within 10 px of any source
 
-An alert is on a source if its outline holds the middle of the source, or is within 10 px (3 km).
-`single` counts the same alarms if one pair were enough: the price of waiting for the second.
+Sources are counted that have at least one more date after their onset: two pairs without a common
+date must span it. `single` is the same with one pair as enough: the price of waiting for another.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from eval.evaluate import finished
-from heph_vl.alerts import Alert, Sighting, find_alerts
+from heph_vl.alerts import Sighting, find_alerts
 from heph_vl.data import splits
 from heph_vl.data.picture import Picture, native_picture
 from heph_vl.detect import look
@@ -63,7 +64,7 @@ def series_of(
             Path(name), scene.wrapped_phase.numpy(), scene.valid.numpy(), scene.coherence.numpy(),
             place,
         )  # fmt: skip
-        product = Product(Path(name), frame.place.site.frame_id, dates, (0, 0))
+        product = Product(Path(name), frame.place.site.frame_id, dates)
         found += _native(sightings_of(look(picture, heads), product), picture)
         progress()
     return found
@@ -79,35 +80,40 @@ def _native(sightings: Sequence[Sighting], picture: Picture) -> list[Sighting]:
     ]
 
 
-def alarms(sightings: Sequence[Sighting], single: bool) -> list[Alert]:
-    """Alerts, or what would be one if a single pair were enough: one for each place."""
-    if not single:
-        return find_alerts(sightings)
-    left = sorted(sightings, key=lambda s: (s.secondary_date, s.primary_date))
-    raised: list[Alert] = []
-    for sighting in left:
-        for place, alert in enumerate(raised):
-            if any(sighting.polygon.intersects(s.polygon) for s in alert.sightings):
-                raised[place] = replace(alert, sightings=(*alert.sightings, sighting))
-                break
-        else:
-            raised.append(Alert((sighting,), sighting.secondary_date))
-    return raised
-
-
 def onset(source: ActiveSource, dates: Sequence[date]) -> date | None:
     """The first date at which a source has changed clearly since the first one."""
     changed = [abs(level - source.levels[0]) >= CLEAR for level in source.levels]
     return dates[changed.index(True)] if any(changed) else None
 
 
-def on_source(alert: Alert, source: ActiveSource, frame: Frame) -> bool:
-    """Whether an alert is where a source is."""
+def near(sighting: Sighting, source: ActiveSource, frame: Frame) -> bool:
+    """Whether a sighting is where a source is."""
     grid = frame.place.grid
     x = (source.source.east / grid.dx + (grid.width - 1) / 2 + 0.5) / FINE_PER_NATIVE
     y = ((grid.height - 1) / 2 - source.source.north / grid.dy + 0.5) / FINE_PER_NATIVE
-    point = shapely.Point(x, y)
-    return any(s.polygon.distance(point) <= NEAR_PX for s in alert.sightings)
+    return bool(sighting.polygon.distance(shapely.Point(x, y)) <= NEAR_PX)
+
+
+def told(
+    sightings: Sequence[Sighting], frame: Frame, *, single: bool
+) -> tuple[list[dict[str, Any]], int]:
+    """When each source of a frame was told, and how many alerts are on none."""
+    sources = []
+    for source in frame.sources:
+        began = onset(source, frame.dates)
+        if began is None or began == frame.dates[-1]:
+            continue
+        on_it = [s for s in sightings if s.secondary_date >= began and near(s, source, frame)]
+        raised = [alert.raised for alert in find_alerts(on_it, single=single)]
+        delay = (min(raised) - began).days if raised else None
+        kind = source.source.kind
+        sources.append({"kind": kind, "onset": began.isoformat(), "delay": delay})
+    off = [
+        alert
+        for alert in find_alerts(sightings, single=single)
+        if not any(near(s, source, frame) for s in alert.sightings for source in frame.sources)
+    ]
+    return sources, len(off)
 
 
 def measure(
@@ -125,23 +131,9 @@ def measure(
         "years": days / 365.25,
     }
     for name, single in (("two pairs", False), ("single", True)):
-        raised = alarms(moving, single)
-        sources = []
-        for source in frame.sources:
-            began = onset(source, frame.dates)
-            if began is None:
-                continue
-            mine = [a.raised for a in raised if on_source(a, source, frame) and a.raised >= began]
-            sources.append(
-                {
-                    "kind": source.source.kind,
-                    "onset": began.isoformat(),
-                    # The series ends: what began on its last dates cannot be told by two pairs.
-                    "days_left": (frame.dates[-1] - began).days,
-                    "delay": (min(mine) - began).days if mine else None,
-                }
-            )
-        row[name] = {"false_alarms": len(alarms(still, single)), "sources": sources}
+        sources, off = told(moving, frame, single=single)
+        false = len(find_alerts(still, single=single))
+        row[name] = {"false_alarms": false, "off": off, "sources": sources}
     return row
 
 
@@ -158,14 +150,15 @@ def summarise(rows: Sequence[dict[str, Any]], seed: int) -> dict[str, Any]:
         rate = found.estimate(lambda draws, c=count, s=span: c(draws) / s(draws))
         sources = [s | {"group": row["group"]} for row in rows for s in row[name]["sources"]]
         of_group = np.array([[s["group"] == group for group in groups] for s in sources], float)
-        told = np.array([s["delay"] is not None for s in sources], float)
+        found_out = np.array([s["delay"] is not None for s in sources], float)
         delays = [s["delay"] for s in sources if s["delay"] is not None]
         share = clusters(of_group, groups, seed=seed)
         summary[name] = {
             "false_alarms_per_frame_year": {k: rate[k] for k in ("value", "interval")},
             "false_alarms": int(false.sum()),
             "sources": len(sources),
-            "told": {k: share.estimate(share.mean(told))[k] for k in ("value", "interval")},
+            "told": {k: share.estimate(share.mean(found_out))[k] for k in ("value", "interval")},
+            "off_source": sum(row[name]["off"] for row in rows),
             "median_delay_days": float(np.median(delays)) if delays else None,
             "delay_quartiles_days": np.percentile(delays, (25, 75)).tolist() if delays else None,
         }
@@ -230,7 +223,7 @@ def _run(options: argparse.Namespace) -> None:
 
 def table_of(summary: dict[str, Any]) -> Table:
     """The summary for people."""
-    titles = "alarm at", "false / frame-year", "sources told", "median delay [days]"
+    titles = "alarm at", "false / frame-year", "sources told", "median delay [days]", "off"
     title = f"{summary['series']} series, {summary['frame_years']:.1f} frame-years without motion"
     table = Table(*titles, title=title)
     for name in ("two pairs", "single"):
@@ -241,6 +234,7 @@ def table_of(summary: dict[str, Any]) -> Table:
             _with_interval(row["false_alarms_per_frame_year"]),
             f"{_with_interval(row['told'])} of {row['sources']}",
             "-" if delay is None else f"{delay:.0f}",
+            str(row["off_source"]),
         )
     return table
 

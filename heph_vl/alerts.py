@@ -1,9 +1,11 @@
 """When detections become an alert: two pairs without a common date see the same place deform.
 
 The air of one date is in all pairs that share it, and looks alike in them; two pairs without a
-common date do not share any air. A *sighting* is one outlined pattern in one pair. Sightings agree
-where their patterns overlap, their pairs are near in time, and their motion is not known to be
-opposite. An *alert* is a group of agreeing sightings with two such pairs among them.
+common date do not share any air. A *sighting* is one outlined pattern in one pair. Two agree where
+their patterns overlap and are of like size, their pairs are near in time, and their motion is not
+known to be opposite. An *alert* is a group of sightings joined by such agreement of pairs without
+a common date; sightings that agree with one of them otherwise are added to it. Unrest that goes on
+is one alert, until nothing has been seen for `NEAR_DAYS`.
 """
 
 import hashlib
@@ -11,20 +13,22 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
-from itertools import combinations
 from typing import Any
 
 import shapely
 
+from heph_vl.data.annotations import check_frame_id
 from heph_vl.data.volcanoes import nearest
+from heph_vl.errors import HephError
 
 # Of an alert, as `Alert.row` tells them.
 COLUMNS = (
     *("alert_id", "frame_id", "raised", "first_date", "last_date", "type", "probability"),
-    *("longitude", "latitude", "x", "y", "volcanoes", "los_sense", "centimetres", "pairs"),
-    *("confirmed_by", "outline"),
+    *("longitude", "latitude", "x", "y", "volcanoes", "los_sense", "centimetres"),
+    *("height_correlation", "pairs", "confirmed_by", "outline"),
 )
 LEAST_OVERLAP = 0.3  # intersection over the smaller pattern
+MOST_LARGER = 9.0  # areas: one broad pattern must not join what is apart
 NEAR_DAYS = 60  # most days between two pairs that speak of the same unrest
 
 Ring = tuple[tuple[float, float], ...]
@@ -45,6 +49,7 @@ class Sighting:
         placed: Whether the file said where it lies.
         los_sense: `toward`, `away` or `unknown`.
         centimetres: Motion along the line of sight; None where it could not be told.
+        height_correlation: Of phase and height in its pair; None where height is unknown.
     """
 
     frame_id: str
@@ -57,11 +62,17 @@ class Sighting:
     placed: bool
     los_sense: str = "unknown"
     centimetres: float | None = None
+    height_correlation: float | None = None
 
     @property
     def dates(self) -> frozenset[date]:
         """Both."""
         return frozenset((self.primary_date, self.secondary_date))
+
+    @property
+    def pair(self) -> str:
+        """`<primary>_<secondary>`."""
+        return f"{self.primary_date:%Y%m%d}_{self.secondary_date:%Y%m%d}"
 
     @cached_property
     def polygon(self) -> Any:
@@ -75,7 +86,7 @@ class Alert:
 
     Attributes:
         sightings: In order of their dates.
-        raised: The first day on which two pairs without a common date were complete.
+        raised: The first day on which two agreeing pairs without a common date were complete.
         confirmed_by: Frames of the other pass that see the same.
     """
 
@@ -89,20 +100,26 @@ class Alert:
         return self.sightings[0].frame_id
 
     @property
+    def strongest(self) -> Sighting:
+        """That of the highest probability."""
+        return max(self.sightings, key=lambda s: s.probability)
+
+    @property
     def alert_id(self) -> str:
-        """The same for the same place and first pair, whatever joins it later."""
-        first = self.sightings[0]
-        key = f"{first.frame_id} {first.primary_date} {first.secondary_date} {first.ring[0]}"
+        """Made of the pairs that were complete on the day it was raised, and their place."""
+        early = [s for s in self.sightings if s.secondary_date <= self.raised]
+        x, y = min(s.ring[0] for s in early)
+        key = f"{self.frame_id} {sorted(s.pair for s in early)} {x:.4f} {y:.4f}"
         return hashlib.sha256(key.encode()).hexdigest()[:12]
 
     def row(self) -> dict[str, Any]:
         """What is told of it, ready for JSON and CSV."""
-        strongest = max(self.sightings, key=lambda s: s.probability)
+        strongest = self.strongest
         x, y = (float(v) for v in shapely.get_coordinates(strongest.polygon.centroid)[0])
         placed = strongest.placed
         known = [s.centimetres for s in self.sightings if s.centimetres is not None]
+        heights = [s.height_correlation for s in self.sightings if s.height_correlation is not None]
         senses = {s.los_sense for s in self.sightings} - {"unknown"}
-        pairs = {f"{s.primary_date:%Y%m%d}_{s.secondary_date:%Y%m%d}" for s in self.sightings}
         return {
             "alert_id": self.alert_id,
             "frame_id": self.frame_id,
@@ -118,7 +135,9 @@ class Alert:
             "volcanoes": [name for name, _ in nearest(x, y)] if placed else [],
             "los_sense": senses.pop() if len(senses) == 1 else "unknown",
             "centimetres": max(known, key=abs) if known else None,
-            "pairs": sorted(pairs),
+            # The least of them: air that follows height in one pair need not in the others.
+            "height_correlation": min(heights, key=abs) if heights else None,
+            "pairs": sorted({s.pair for s in self.sightings}),
             "confirmed_by": list(self.confirmed_by),
             "outline": [list(point) for point in strongest.ring],
         }
@@ -134,16 +153,21 @@ def agree(a: Sighting, b: Sighting, near_days: int = NEAR_DAYS) -> bool:
     # Toward one satellite may be away from the other: senses speak within one frame only.
     if a.frame_id == b.frame_id and {a.los_sense, b.los_sense} == {"toward", "away"}:
         return False
-    smaller = min(a.polygon.area, b.polygon.area)
-    return bool(smaller > 0 and a.polygon.intersection(b.polygon).area >= LEAST_OVERLAP * smaller)
+    smaller, larger = sorted((a.polygon.area, b.polygon.area))
+    if not smaller > 0 or larger > MOST_LARGER * smaller:
+        return False
+    return bool(a.polygon.intersection(b.polygon).area >= LEAST_OVERLAP * smaller)
 
 
-def find_alerts(sightings: Iterable[Sighting], near_days: int = NEAR_DAYS) -> list[Alert]:
+def find_alerts(
+    sightings: Iterable[Sighting], near_days: int = NEAR_DAYS, *, single: bool = False
+) -> list[Alert]:
     """Groups of agreeing sightings with two pairs without a common date, by the day raised.
 
     Args:
         sightings: Of any number of frames.
         near_days: Most days between pairs that speak of the same unrest.
+        single: Let one pair be enough, to see what waiting for the second is worth.
 
     Returns:
         The alerts; `confirmed_by` names frames of the other pass whose alerts agree with it.
@@ -151,44 +175,65 @@ def find_alerts(sightings: Iterable[Sighting], near_days: int = NEAR_DAYS) -> li
     frames: dict[str, list[Sighting]] = {}
     for sighting in sightings:
         frames.setdefault(sighting.frame_id, []).append(sighting)
-    alerts = [alert for mine in frames.values() for alert in _of_frame(mine, near_days)]
+    alerts = [alert for mine in frames.values() for alert in _of_frame(mine, near_days, single)]
     confirmed = [_confirm(alert, alerts, near_days) for alert in alerts]
     return sorted(confirmed, key=lambda alert: (alert.raised, alert.alert_id))
 
 
-def _of_frame(sightings: Sequence[Sighting], near_days: int) -> list[Alert]:
+def _of_frame(sightings: Sequence[Sighting], near_days: int, single: bool) -> list[Alert]:
     ordered = sorted(sightings, key=lambda s: (s.primary_date, s.secondary_date, s.ring))
-    group = list(range(len(ordered)))  # of each, the first sighting that it is joined to
+    joined = list(range(len(ordered)))  # of each, a sighting of its group, itself for the first
 
-    def root(i: int) -> int:
-        while group[i] != i:
-            i = group[i]
+    def group_of(i: int) -> int:
+        while joined[i] != i:
+            i = joined[i]
         return i
 
-    # The day from which on two that agree, without a common date, are both complete.
-    days: dict[int, list[date]] = {}
-    independent = []
-    for i, j in combinations(range(len(ordered)), 2):
-        a, b = ordered[i], ordered[j]
-        if agree(a, b, near_days):
-            first, second = sorted((root(i), root(j)))
-            group[second] = first
-            if not a.dates & b.dates:
-                independent.append((i, max(a.secondary_date, b.secondary_date)))
-    for i, day in independent:
-        days.setdefault(root(i), []).append(day)
-    members: dict[int, list[Sighting]] = {}
+    tree = shapely.STRtree([s.polygon for s in ordered])
+    days: list[tuple[int, date]] = []  # from which on two that agree are both complete
+    rest: list[tuple[int, int]] = []
     for i, sighting in enumerate(ordered):
-        members.setdefault(root(i), []).append(sighting)
-    return [Alert(tuple(members[i]), min(found)) for i, found in sorted(days.items())]
+        for j in sorted(tree.query(sighting.polygon).tolist()):
+            if j <= i or not agree(sighting, ordered[j], near_days):
+                continue
+            if single or not sighting.dates & ordered[j].dates:
+                first, second = sorted((group_of(i), group_of(j)))
+                joined[second] = first
+                days.append((i, max(sighting.secondary_date, ordered[j].secondary_date)))
+            else:
+                rest.append((i, j))
+    if single:
+        days = [(i, sighting.secondary_date) for i, sighting in enumerate(ordered)]
+    raised: dict[int, date] = {}
+    for i, day in days:
+        raised[group_of(i)] = min(day, raised.get(group_of(i), day))
+    members: dict[int, set[int]] = {i: set() for i in raised}
+    for i in range(len(ordered)):
+        if group_of(i) in members:
+            members[group_of(i)].add(i)
+    # What shares a date with all that it agrees with joins no groups, but belongs to each.
+    for i, j in rest:
+        for one, other in ((i, j), (j, i)):
+            if group_of(one) in raised and group_of(other) not in raised:
+                members[group_of(one)].add(other)
+    return [Alert(tuple(ordered[k] for k in sorted(members[i])), raised[i]) for i in raised]
 
 
 def _confirm(alert: Alert, alerts: Sequence[Alert], near_days: int) -> Alert:
     """The alert with the frames of the other pass that agree with one of its sightings."""
+    mine = _pass_of(alert.frame_id)
     frames = {
         other.frame_id
         for other in alerts
-        if {alert.frame_id[3:4], other.frame_id[3:4]} == {"A", "D"}
+        if {mine, _pass_of(other.frame_id)} == {"A", "D"}
         and any(agree(a, b, near_days) for a in alert.sightings for b in other.sightings)
     }
     return Alert(alert.sightings, alert.raised, tuple(sorted(frames)))
+
+
+def _pass_of(frame_id: str) -> str | None:
+    """`A` or `D`; None for a folder that is no LiCSAR frame."""
+    try:
+        return check_frame_id(frame_id, "")[3]
+    except HephError:
+        return None

@@ -4,8 +4,10 @@
     (the outlines are edited in a GIS, the records in any editor)
     correct DRAFTS --map edited.geojson ...         records again, checked as all others are
 
-In the edited map a feature is an outline: `product` names its pair, `type` and `intensity` say what
-it is. What was removed is gone, what was added is there; a pair without features has none.
+In the edited map a feature is an outline: `product` (and `frame_id`, where several frames have a
+pair of these dates) names its pair, `type` and `intensity` say what it is. What was removed is
+gone, what was added is there; a pair without features has none. Outlines of records are in pixels
+of the pair's preview: 1/300 degree, for StripMap frames 1/1080.
 """
 
 import hashlib
@@ -17,13 +19,17 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from heph_vl.data import captions
 from heph_vl.data.annotations import ACTIVITY_TYPES, Annotation, Event, read_annotations
-from heph_vl.data.archive import Archive
+from heph_vl.data.archive import Archive, Pair
 from heph_vl.data.captions.facts import CaptionFacts, Pattern
 from heph_vl.data.captions.from_labels import cell_of, facts_from_labels
 from heph_vl.data.examples import ATMOSPHERE
 from heph_vl.data.geotiff import Georeference
+from heph_vl.data.native import STRIPMAP_SPACING_DEG
+from heph_vl.data.phase import NATIVE_SPACING_DEG
 from heph_vl.data.picture import placed, read_picture
 from heph_vl.data.samples import QUALITY_FLAGS
 from heph_vl.errors import HephError
@@ -32,7 +38,7 @@ from heph_vl.files import read_object, write_text, writing
 DRAFT_CONFIDENCE = 0.5  # of a machine, the least that an expert of Hephaestus gave
 _FEATURE_FIX = "give each outline `product`, `type` and, but for earthquakes, `intensity`"
 _MAX_FEATURES = 100_000
-_UNTOUCHED = 0.98  # IoU from which an outline is the draft's own, rounded on its way
+_UNTOUCHED_PX = 0.05  # farthest that an outline moves by being rounded on its way
 
 Size = tuple[int, int]
 
@@ -59,8 +65,9 @@ def draft_record(entry: Mapping[str, Any]) -> Annotation:
         entry: Of `detect.detect`, of a pair in a frame's folder.
 
     Returns:
-        The record. Its id is made of frame and dates; outlines are in pixels of 1/300 degree; the
-        volcano's phase, which no picture tells, is `unrest` where anything but earthquakes is.
+        The record. Its id is made of frame and dates; deformation without an outline is one event
+        without a polygon; the volcano's phase, which no picture tells, is `unrest` where anything
+        but earthquakes is.
 
     Raises:
         HephError: The entry has no frame or no dates.
@@ -75,7 +82,7 @@ def draft_record(entry: Mapping[str, Any]) -> Annotation:
     quality = {flag: entry["quality"][flag] >= 0.5 for flag in QUALITY_FLAGS}
     levels, air = entry["intensity"], entry["atmosphere"]
     level = max(levels, key=levels.__getitem__)
-    right, down = entry["scale"]
+    right, down = (scale / _preview_px(frame_id) for scale in entry["scale"])
     events = tuple(
         Event(
             found["type"],
@@ -85,6 +92,10 @@ def draft_record(entry: Mapping[str, Any]) -> Annotation:
         )
         for found in (entry["polygons"] if entry["deformation"]["present"] else ())
     )
+    if entry["deformation"]["present"] and not events:
+        kinds = entry["activity_types"]
+        kind = max(kinds, key=kinds.__getitem__)
+        events = (Event(kind, None if kind == "earthquake" else level, None),)
     record = Annotation(
         unique_id=record_id(frame_id, dates[0], dates[1]),
         frame_id=frame_id,
@@ -101,7 +112,8 @@ def draft_record(entry: Mapping[str, Any]) -> Annotation:
         caption="",
         **quality,
     )
-    return in_step(record, (entry["size"][0], entry["size"][1]))
+    width, height = (round(side * _preview_px(frame_id)) for side in entry["size"])
+    return in_step(record, (width, height))
 
 
 def in_step(record: Annotation, size: Size) -> Annotation:
@@ -163,7 +175,8 @@ def correct(
     result = Corrected(problems=list(found.problems))
     pairs = {(p.frame_id, p.primary_date, p.secondary_date): p for p in archive.pairs}
     features = None if edits is None else _features_by_pair(edits, result.problems)
-    used = set()
+    used: set[int] = set()
+    drafted = [(a.frame_id, a.primary_date, a.secondary_date) for a in found.annotations]
     for draft in found.annotations:
         key = (draft.frame_id, draft.primary_date, draft.secondary_date)
         where = f"record {draft.unique_id}"
@@ -171,20 +184,24 @@ def correct(
             if key not in pairs:
                 what = f"no pair {draft.pair_name} of {draft.frame_id} in {archive.root}"
                 raise HephError(where, what, "give the archive that was looked at")
-            picture = read_picture(placed(pairs[key].image))
-            size = picture.valid.shape[1], picture.valid.shape[0]
-            record = draft
+            grid = _grid_of(pairs[key])
+            before = tuple(_scaled(event, grid.per_px) for event in draft.events)
+            record = replace(draft, events=before, confidence=confidence)
             if features is not None:
-                mine = [f for name in (key, (None, *key[1:])) for f in features.get(name, ())]
-                used |= {id(feature) for feature in mine}
-                events = tuple(_event(feature, picture.place, size, str(edits)) for feature in mine)
-                record = replace(draft, events=_as_drafted(draft, events))
-            record = in_step(replace(record, confidence=confidence), size)
+                mine = list(features.get(key, ()))
+                nameless = features.get((None, *key[1:]), [])
+                used |= {id(feature) for feature in (*mine, *nameless)}
+                if nameless and sum(other[1:] == key[1:] for other in drafted) > 1:
+                    what = f"outlines of {draft.pair_name} without frame_id, in several frames"
+                    raise HephError(str(edits), what, _FEATURE_FIX)
+                events = tuple(_event(f, grid, str(edits)) for f in (*mine, *nameless))
+                record = replace(record, events=_as_drafted(record, events))
+            record = in_step(record, grid.size)
         except HephError as problem:
             result.problems.append(problem)
             continue
         result.records.append(record)
-        if record.events != draft.events or record.caption != draft.caption:
+        if record.events != before or record.caption != draft.caption:
             result.changed.append(draft.unique_id)
     for some in (features or {}).values():
         for feature in some:
@@ -255,10 +272,52 @@ def _features_by_pair(
     return found
 
 
-def _event(feature: Mapping[str, Any], place: Georeference | None, size: Size, where: str) -> Event:
-    """An outline of the map as an event, in pixels at 1/300 degree, cut to the image."""
+@dataclass(frozen=True)
+class _Grid:
+    """Pixels in which a pair's record is: of its preview, or of what that would be.
+
+    Attributes:
+        size: Width and height.
+        place: Where it lies, None if its files do not say.
+        per_px: Pixels of it a pixel of drafts.
+    """
+
+    size: Size
+    place: Georeference | None
+    per_px: float
+
+
+def _grid_of(pair: Pair) -> _Grid:
+    picture = read_picture(placed(pair.image))
+    finer = _preview_px(pair.frame_id)
+    rows, columns = picture.valid.shape
+    width, height = round(columns * finer), round(rows * finer)
+    if pair.image.suffix == ".png":
+        with Image.open(pair.image) as image:  # its header alone is read
+            width, height = image.size
+    place = None if picture.place is None else picture.place.coarser(columns / width)
+    per_px = width / (columns * finer)
+    return _Grid((width, height), place, 1.0 if abs(per_px - 1) < 0.02 else per_px)
+
+
+def _preview_px(frame_id: str) -> float:
+    """Pixels of a frame's previews a pixel of 1/300 degree, along each axis."""
+    return NATIVE_SPACING_DEG / STRIPMAP_SPACING_DEG if "_SM_" in frame_id else 1.0
+
+
+def _scaled(event: Event, factor: float) -> Event:
+    if event.polygon is None or factor == 1:
+        return event
+    return replace(event, polygon=tuple((x * factor, y * factor) for x, y in event.polygon))
+
+
+def _event(feature: Mapping[str, Any], grid: _Grid, where: str) -> Event:
+    """An outline of the map as an event, in pixels of its pair, cut to the image."""
+    import shapely
+
+    place, size = grid.place, grid.size
     properties = feature["properties"]
-    name = f"{where}: outline of {properties['product']}"
+    name = f"{where}: outline of {properties['product']}, whose pair is left out"
     if place is None:
         fix = "outlines of previews are edited in the records"
         raise HephError(name, "its pair does not say where it lies", fix)
@@ -269,7 +328,9 @@ def _event(feature: Mapping[str, Any], place: Georeference | None, size: Size, w
         level = None
     elif level not in captions.INTENSITIES:
         raise HephError(name, f"intensity {level!r}", f"one of {', '.join(captions.INTENSITIES)}")
-    geometry = feature.get("geometry") or {}
+    geometry = feature.get("geometry")
+    if not isinstance(geometry, dict):
+        raise HephError(name, "no geometry", "draw it again")
     rings: Any = geometry.get("coordinates")
     if geometry.get("type") == "MultiPolygon" and isinstance(rings, list) and len(rings) == 1:
         rings = rings[0]
@@ -283,13 +344,17 @@ def _event(feature: Mapping[str, Any], place: Georeference | None, size: Size, w
         points.pop()
     if len(points) < 3 or not all(math.isfinite(v) for point in points for v in point):
         raise HephError(name, f"{len(points)} corners", "draw it with three or more")
+    if len(rings) > 1:
+        raise HephError(name, "an outline with a hole", "draw it without: records know none")
     pixels = [place.pixel(*point) for point in points]
-    if all(not (0 <= x <= size[0] and 0 <= y <= size[1]) for x, y in pixels):
-        raise HephError(name, "lies outside its pair", "move it to the pair that shows it")
-    polygon = tuple(
-        (round(min(max(x, 0), size[0]), 2), round(min(max(y, 0), size[1]), 2)) for x, y in pixels
-    )
-    return Event(kind, level, polygon)
+    if not all(0 <= x <= size[0] and 0 <= y <= size[1] for x, y in pixels):
+        drawn = shapely.make_valid(shapely.Polygon(pixels))
+        inside = drawn.intersection(shapely.box(0, 0, *size))
+        if inside.geom_type != "Polygon" or inside.area == 0:
+            what = "lies outside its pair" if inside.area == 0 else "is in several parts there"
+            raise HephError(name, what, "move it to the pair that shows it, as one polygon")
+        pixels = shapely.get_coordinates(inside.exterior)[:-1].tolist()
+    return Event(kind, level, tuple((round(x, 2), round(y, 2)) for x, y in pixels))
 
 
 def _as_drafted(draft: Annotation, events: Sequence[Event]) -> tuple[Event, ...]:
@@ -303,11 +368,11 @@ def _as_drafted(draft: Annotation, events: Sequence[Event]) -> tuple[Event, ...]
 
     def kept(event: Event) -> Event:
         mine = shape(event)
-        shared = [(mine.intersection(its).area, mine.union(its).area, was) for was, its in old]
-        area, union, was = max(shared, key=lambda item: item[0], default=(0.0, 1.0, event))
+        shared = [(mine.intersection(its).area, was, its) for was, its in old]
+        area, was, its = max(shared, key=lambda item: item[0], default=(0.0, event, mine))
         if area <= 0:
             return event
-        untouched = area >= _UNTOUCHED * union
+        untouched = mine.boundary.hausdorff_distance(its.boundary) <= _UNTOUCHED_PX
         polygon = was.polygon if untouched else event.polygon
         return replace(event, polygon=polygon, los_sense=was.los_sense)
 

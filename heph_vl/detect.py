@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from heph_vl.data.archive import dates_of, frame_of
-from heph_vl.data.picture import Box, Picture, read_layers, read_picture, stem_of
+from heph_vl.data.archive import dates_of, frame_of, source_of
+from heph_vl.data.picture import Box, Layers, Picture, read_layers, read_picture, stem_of
 from heph_vl.data.volcanoes import nearest
 from heph_vl.errors import HephError
 
@@ -30,7 +30,7 @@ def detect(
     Args:
         paths: Image files.
         heads: The model.
-        out: Where to write `<stem>.mask.png` (uint8 class ids, size of the file) and
+        out: Where to write `<stem>.mask.png` (uint8 class ids, size of the file, or of the box) and
             `<stem>.overlay.png`; nowhere if none.
         bbox: Look into this box only: west, south, east, north [deg].
 
@@ -78,10 +78,11 @@ def look(picture: Picture, heads: "Heads", out: Path | None = None) -> dict[str,
         out: As for `detect`.
 
     Returns:
-        Its entry.
+        Its entry. Polygons are in pixels of the file, or of the box, whose `corner` in the file is
+        told; `frame_files` says what is wrong with look vector or height, if anything is.
 
     Raises:
-        HephError: A file cannot be written, or a frame's look vector or height does not fit.
+        HephError: A file cannot be written.
     """
     import torch
 
@@ -95,7 +96,12 @@ def look(picture: Picture, heads: "Heads", out: Path | None = None) -> dict[str,
     level = max(row["intensities"], key=row["intensities"].__getitem__)
     for outline in polygons:
         outline["intensity"] = None if outline["type"] == "earthquake" else level
-    height = _look_at_ground(picture, mask, polygons)
+    layers, problem = Layers(None, None), None
+    try:
+        layers = read_layers(picture, look=bool(polygons))
+    except HephError as error:  # what is seen is seen, whatever is wrong with the frame's files
+        problem = str(error)
+    height = _look_at_ground(picture, mask, polygons, layers)
     entry: dict[str, Any] = {
         "image": str(path),
         "deformation": {
@@ -112,6 +118,7 @@ def look(picture: Picture, heads: "Heads", out: Path | None = None) -> dict[str,
         "coherence": "measured" if picture.measured else "estimated",
         **_where_and_when(picture),
         "height": height,
+        "frame_files": problem,
     }
     if out is not None:
         from PIL import Image
@@ -134,6 +141,7 @@ def _where_and_when(picture: Picture) -> dict[str, Any]:
         "frame_id": frame_of(picture.path),
         "primary_date": None if dates is None else dates[0].isoformat(),
         "secondary_date": None if dates is None else dates[1].isoformat(),
+        "source": source_of(*picture.path.resolve().parents),
         "corner": list(picture.corner),
         "size": [width, height],
         "scale": [round(v, 6) for v in picture.scale],
@@ -149,13 +157,12 @@ def _where_and_when(picture: Picture) -> dict[str, Any]:
 
 
 def _look_at_ground(
-    picture: Picture, mask: NDArray[np.uint8], polygons: list[dict[str, Any]]
+    picture: Picture, mask: NDArray[np.uint8], polygons: list[dict[str, Any]], layers: Layers
 ) -> dict[str, Any] | None:
     """Add to each polygon how it moved and where it lies; how phase goes with height, if known."""
     from heph_vl.data.raster import fill
     from heph_vl.motion import height_fit, los_change, surroundings
 
-    layers = read_layers(picture)
     deforming, coherence = mask > 0, picture.channels[2]
     for found in polygons:
         ring = [(x / picture.scale[0], y / picture.scale[1]) for x, y in found["polygon"]]
@@ -177,8 +184,10 @@ def _look_at_ground(
             volcanoes = nearest(float(middle[0]), float(middle[1]))
             found["volcanoes"] = [{"name": name, "km": km} for name, km in volcanoes]
         if layers.look_vector is not None:
-            vector = np.nanmean(layers.look_vector[:, *near][:, pattern], axis=1)
-            found["look_vector"] = [round(float(v), 4) for v in vector]
+            vectors = layers.look_vector[:, *near][:, pattern]
+            vectors = vectors[:, np.isfinite(vectors).all(axis=0)]
+            mean = vectors.mean(axis=1) if vectors.size else None
+            found["look_vector"] = None if mean is None else [round(float(v), 4) for v in mean]
     if layers.height is None:
         return None
     fit = height_fit(picture.wrapped_phase, picture.valid, coherence, layers.height, deforming)

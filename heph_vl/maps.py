@@ -9,20 +9,25 @@ from typing import Any
 
 from heph_vl import __version__
 from heph_vl.errors import HephError
-from heph_vl.files import write_text
+from heph_vl.files import write_text, writing
 
 KML = "http://www.opengis.net/kml/2.2"
-_ATTRIBUTION = "derived from LiCSAR products; contains modified Copernicus Sentinel data"
+_ATTRIBUTION = {
+    "real": "derived from LiCSAR products; contains modified Copernicus Sentinel data",
+    "simulated": "simulated, not an observation",
+    "generated": "generated, not an observation",
+}
 
 
 def write_map(
     path: Path, entries: Iterable[Mapping[str, Any]], provenance: Mapping[str, Any]
 ) -> int:
-    """Write the outlines of detections that have a place.
+    """Write the outlines of deformation that have a place, each with the source of its picture.
 
     Args:
         path: `.geojson`, `.json` or `.kml`.
-        entries: Of `detect.detect`; those without a place give nothing.
+        entries: Of `detect.detect`; those without a place give nothing, nor those in which no
+            deformation is seen, whatever their masks have.
         provenance: What made them; see `made_by`.
 
     Returns:
@@ -33,11 +38,11 @@ def write_map(
     """
     check_kind(path)
     features = [feature for entry in entries for feature in _features(entry, provenance)]
-    if path.suffix.lower() != ".kml":
-        collection = {"type": "FeatureCollection", "features": features, **provenance}
-        write_text(path, json.dumps(collection, indent=1, allow_nan=False) + "\n")
-    else:
-        write_text(path, _kml(features, provenance))
+    collection = {"type": "FeatureCollection", "features": features, **provenance}
+    text = json.dumps(collection, indent=1, allow_nan=False) + "\n"
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, _kml(features, provenance) if path.suffix.lower() == ".kml" else text)
     return len(features)
 
 
@@ -48,7 +53,7 @@ def check_kind(path: Path) -> None:
 
 
 def made_by(model: Path, model_id: str) -> dict[str, str]:
-    """Provenance of detections: program, model, time, and where the pictures come from.
+    """Provenance of detections: program, model and time.
 
     Args:
         model: Folder of the heads.
@@ -62,19 +67,21 @@ def made_by(model: Path, model_id: str) -> dict[str, str]:
         "model": model.name or str(model),
         "model_id": model_id,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "attribution": _ATTRIBUTION,
     }
 
 
 def _features(entry: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[dict[str, Any]]:
-    features = []
-    for outline in entry.get("polygons", ()):
+    features: list[dict[str, Any]] = []
+    if not entry.get("deformation", {}).get("present", False):
+        return features
+    for outline in entry["polygons"]:
         ring = outline.get("lonlat")
         if ring is None:
             continue
         properties = {name: value for name, value in outline.items() if name != "lonlat"}
         properties.pop("polygon", None)
         properties |= {"product": Path(entry["image"]).name, **provenance}
+        properties |= {"source": entry["source"], "attribution": _ATTRIBUTION[entry["source"]]}
         for name in ("frame_id", "primary_date", "secondary_date", "height"):
             if entry.get(name) is not None:
                 properties[name] = entry[name]

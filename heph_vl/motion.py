@@ -21,7 +21,7 @@ LEAST_SEEN = 0.5  # share of a pattern that must be coherent and of one piece
 _ROOM = 0.6  # of a pattern's larger side: surroundings looked at on each side
 _LEAST_ROOM_PX = 12
 _STEP_PX = 5  # native pixels, 1.7 km: between two points whose phase and height are compared
-_SIGNIFICANT = 0.5  # correlation from which phase is said to follow height
+SIGNIFICANT = 0.5  # correlation from which phase is said to follow height
 _FEWEST = 200  # point pairs
 _LEAST_RELIEF_M = 30.0  # spread of their height differences
 
@@ -71,7 +71,7 @@ class HeightFit:
     @property
     def significant(self) -> bool:
         """Whether a stratified atmosphere is likely; patterns on slopes may be air then."""
-        return abs(self.correlation) >= _SIGNIFICANT
+        return abs(self.correlation) >= SIGNIFICANT
 
 
 def surroundings(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from heph_vl.data import phase
 from heph_vl.data.annotations import Annotation, read_annotations
@@ -17,9 +17,6 @@ from heph_vl.data.samples import QUALITY_FLAGS
 from heph_vl.data.timeseries import Dates, best_series, incomparable
 from heph_vl.errors import HephError
 from heph_vl.metrics.information import information_score, mean_coherence
-
-if TYPE_CHECKING:
-    pass
 
 ScoreKind = Literal["record", "coherence", "quality"]
 
@@ -74,6 +71,11 @@ class Series:
     chosen: list[int]
     nested: list[tuple[int, int]]
     problems: list[HephError]
+
+    @property
+    def estimated(self) -> int:
+        """How many scores rest on coherence that was estimated from the phase."""
+        return sum(p.coherence is None for p in self.pairs) if self.kind == "quality" else 0
 
     def row(self, position: int) -> dict[str, Any]:
         """The `position`-th pair of the series, ready for JSON.
@@ -169,7 +171,9 @@ def _candidates(source: Path) -> tuple[dict[str, list[Candidate]], list[HephErro
 
 
 def _is_archive(source: Path) -> bool:
-    return source.is_dir() and any(source.glob("*/interferograms"))
+    # A frame or its `interferograms` is none, but `scan_archive` says what to give instead.
+    here = source.name == "interferograms" or (source / "interferograms").is_dir()
+    return source.is_dir() and (here or any(source.glob("*/interferograms")))
 
 
 def _of_pair(pair: Pair) -> Candidate:

@@ -65,9 +65,19 @@ def test_what_does_not_agree(changes):
     assert find_alerts([first, other]) == []
 
 
-def test_a_small_pattern_within_a_large_one_agrees():
-    large = sighting(0, 24, ring=square(14.9, 37.6, 0.3))
-    assert agree(large, sighting(12, 36))
+def test_one_broad_pattern_joins_no_places():
+    small = sighting(12, 36)
+    assert agree(sighting(0, 24, ring=square(14.98, 37.68, 0.058)), small)
+    assert not agree(sighting(0, 24, ring=square(14.98, 37.68, 0.062)), small)
+    # Of like size and over both: one that shares a date with each joins neither to the other.
+    west, east = square(15.0), square(15.03)
+    both = ((15.005, 37.7), (15.045, 37.7), (15.045, 37.72), (15.005, 37.72))
+    seen = [sighting(a, b, ring=ring) for ring in (west, east) for a, b in ((0, 24), (12, 36))]
+    assert len(find_alerts(seen)) == 2
+    bridge = [replace(seen[0], secondary_date=DAY + timedelta(days=12), ring=both)]
+    found = find_alerts([*seen, *bridge])
+    assert len(found) == 2
+    assert [len(alert.sightings) for alert in found] == [3, 3]
 
 
 def test_the_days_between_can_be_chosen():
@@ -82,8 +92,31 @@ def test_two_places_are_two_alerts_that_keep_their_names():
     seen = [sighting(a, b, ring=ring) for ring in (west, east) for a, b in ((0, 24), (12, 36))]
     alerts = find_alerts(seen)
     assert len({alert.alert_id for alert in alerts}) == 2
-    later = find_alerts([*seen, sighting(24, 48, ring=west)])
-    assert {alert.alert_id for alert in later} == {alert.alert_id for alert in alerts}
+    # Whatever comes later, of an earlier first date too, as networks bring it.
+    for first, last in ((24, 48), (6, 60), (-30, 40)):
+        later = find_alerts([*seen, sighting(first, last, ring=west)])
+        assert {alert.alert_id for alert in later} == {alert.alert_id for alert in alerts}
+
+
+def test_unrest_after_a_long_rest_is_another_alert():
+    first = [sighting(0, 24), sighting(12, 36)]
+    again = [sighting(100, 124), sighting(112, 136)]
+    assert len(find_alerts([*first, *again])) == 2
+    assert len(find_alerts([*first, *again, sighting(60, 72)])) == 1
+
+
+def test_a_single_pair_is_enough_where_that_is_asked():
+    assert [a.raised for a in find_alerts([sighting(0, 12)], single=True)] == [
+        DAY + timedelta(days=12)
+    ]
+    shared = [sighting(0, 12), sighting(12, 24)]
+    (alert,) = find_alerts(shared, single=True)
+    assert len(alert.sightings) == 2
+
+
+def test_phase_that_follows_height_in_one_pair_only_is_no_warning():
+    seen = [sighting(0, 24, height_correlation=0.8), sighting(12, 36, height_correlation=-0.1)]
+    assert find_alerts(seen)[0].row()["height_correlation"] == -0.1
 
 
 def test_the_other_pass_confirms_whatever_its_sense():

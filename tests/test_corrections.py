@@ -114,6 +114,56 @@ def test_removed_added_and_changed_outlines(moving_archive, workplace):
     assert set(np.unique(load_pair(pair).mask)) == {0, 1, 5}
 
 
+def test_one_corner_moved_is_an_edit(moving_archive, workplace):
+    """Three pixels, where rounding moves it by less than a twentieth."""
+
+    def change(features):
+        ring = features[0]["geometry"]["coordinates"][0]
+        ring[1] = [ring[1][0] + 0.01, ring[1][1]]
+        return features
+
+    found = correct(workplace / "drafts", scan_archive(moving_archive), edited(workplace, change))
+    assert len(found.changed) == 1
+
+
+def test_what_reaches_over_the_edge_is_cut(moving_archive, workplace):
+    def change(features):
+        coordinates = [[[-90, 80], [90, 80], [90, -80], [-90, -80]]]
+        features[0]["geometry"]["coordinates"] = coordinates
+        return features
+
+    found = correct(workplace / "drafts", scan_archive(moving_archive), edited(workplace, change))
+    assert found.problems == []
+    (changed,) = [r for r in found.records if r.unique_id in found.changed]
+    corners = {tuple(corner) for corner in changed.events[0].polygon}
+    assert corners == {(0, 0), (192, 0), (192, 192), (0, 192)}
+
+
+def test_deformation_without_an_outline_is_an_event_without_one(entries, tmp_path):
+    entry = next(e for e in entries if e["deformation"]["present"])
+    bare = draft_record(entry | {"polygons": []})
+    assert bare.has_deformation
+    assert bare.events[0].polygon is None
+    assert len(captions.parse(bare.caption).patterns) == 1
+    write_records([bare], tmp_path)
+    assert read_annotations(tmp_path, strict=True).annotations == [bare]
+
+
+def test_what_is_not_seen_is_in_neither_map_nor_draft(entries, tmp_path):
+    entry = next(e for e in entries if e["deformation"]["present"])
+    unseen = entry | {"deformation": {"probability": 0.4, "present": False}}
+    assert write_map(tmp_path / "a.geojson", [unseen], {}) == 0
+    assert draft_record(unseen).events == ()
+
+
+def test_outlines_are_in_pixels_of_the_preview(entries):
+    """Of a StripMap frame these are 3.6 times as many."""
+    entry = next(e for e in entries if e["deformation"]["present"])
+    usual = draft_record(entry).events[0].polygon
+    fine = draft_record(entry | {"frame_id": "144A_SM_REUN_S6"}).events[0].polygon
+    assert np.allclose(np.array(fine), 3.6 * np.array(usual))
+
+
 @pytest.mark.parametrize(
     ("properties", "geometry", "message"),
     [
@@ -122,6 +172,7 @@ def test_removed_added_and_changed_outlines(moving_archive, workplace):
         ({}, {"type": "Point", "coordinates": [1, 2]}, "a Point"),
         ({}, {"coordinates": [[[0, 0], [1, 0]]]}, "2 corners"),
         ({}, {"coordinates": [[["a", "b"]]]}, "no numbers"),
+        ({}, {"coordinates": [[[0, 0], [1, 0], [1, 1]], [[0, 0]]]}, "with a hole"),
         ({}, {"coordinates": [[[50, 50], [51, 50], [51, 51]]]}, "outside its pair"),
         ({"product": 7}, {}, "product 7 names no pair"),
         ({"product": "20010101_20010113.tif"}, {}, "no draft of 20010101_20010113"),

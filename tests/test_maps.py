@@ -17,6 +17,8 @@ def entry(name="a.geo.diff_pha.tif", **changes):
     outline = {"type": "mogi", "probability": 0.5, "polygon": [[0, 0]], "lonlat": RING}
     return {
         "image": f"/archive/{name}",
+        "source": "real",
+        "deformation": {"probability": 0.9, "present": True},
         "primary_date": "2020-01-01",
         "secondary_date": "2020-01-13",
         "height": None,
@@ -40,7 +42,8 @@ def test_geojson_has_closed_rings_counter_clockwise_and_says_what_made_it(tmp_pa
     assert properties["product"] == "a.geo.diff_pha.tif"
     assert (properties["model"], properties["model_id"]) == ("heads", "abc")
     assert properties["primary_date"] == "2020-01-01"
-    assert {"program", "made", "attribution"} <= set(read)
+    assert {"program", "made"} <= set(read)
+    assert "Copernicus Sentinel data" in properties["attribution"]
     assert "polygon" not in properties
 
 
@@ -69,3 +72,14 @@ def test_other_kinds_are_refused(tmp_path):
     with pytest.raises(HephError, match=r"name it \.geojson or \.kml"):
         write_map(tmp_path / "a.shp", [entry()], PROVENANCE)
     assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HephError, match="could not be written"):
+        write_map(tmp_path / "file" / "a.kml", [entry()], PROVENANCE)
+    assert write_map(tmp_path / "new" / "a.kml", [entry()], PROVENANCE) == 1
+
+
+def test_simulated_and_generated_pictures_are_called_so(tmp_path):
+    for source in ("simulated", "generated"):
+        write_map(tmp_path / "a.json", [entry() | {"source": source}], PROVENANCE)
+        properties = json.loads((tmp_path / "a.json").read_text())["features"][0]["properties"]
+        assert properties["attribution"] == f"{source}, not an observation"

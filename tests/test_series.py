@@ -93,6 +93,9 @@ def test_quality_by_heads(tmp_path):
     found = find_series(tmp_path, kind="quality", model=tmp_path / "heads")
     assert len(found.scores) == 2
     assert all(0 < score < 1 for score in found.scores)
+    assert found.estimated == 0
+    next(tmp_path.rglob("*.geo.cc.png")).unlink()
+    assert find_series(tmp_path, kind="quality", model=tmp_path / "heads").estimated == 1
     with pytest.raises(HephError, match="--model"):
         find_series(tmp_path, kind="quality")
 
@@ -109,6 +112,10 @@ def test_errors_say_what_to_do(annotations, tmp_path, capsys):
     code, _, err = call(capsys, "series", annotations, "--frame", FRAME, "--score", "coherence")
     assert code == 1
     assert "has no picture" in err
+    (tmp_path / "a" / FRAME / "interferograms").mkdir(parents=True)
+    code, _, err = call(capsys, "series", tmp_path / "a" / FRAME)
+    assert code == 1
+    assert "give " in err
     code, _, err = call(capsys, "series", tmp_path / "nothing")
     assert code == 1
     assert len(err.splitlines()) == 1

@@ -54,7 +54,7 @@ def caption(
     An image that cannot be read is listed; the others are answered, and the exit code is 1.
     """
     from heph_vl.caption import caption_files
-    from heph_vl.data.picture import find_images
+    from heph_vl.data.picture import OutsideBoxError, find_images
 
     paths = find_images(images)
     found: list[tuple[Path, Answer | HephError]] = []
@@ -84,7 +84,7 @@ def caption(
     failed = [answer for _, answer in found if isinstance(answer, HephError)]
     for problem in failed if not as_json else ():
         say(f"error: {problem}")
-    if failed:
+    if any(not isinstance(problem, OutsideBoxError) for problem in failed):
         raise typer.Exit(1)
 
 

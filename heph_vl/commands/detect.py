@@ -47,16 +47,19 @@ def detect(
 ) -> None:
     """Say what deforms, how strong and where, and whether the product is any good.
 
-    An image that cannot be read is listed; the others are answered, and the exit code is 1.
-    Of a LiCSAR folder the GeoTIFFs are taken: they say where they lie. Motion is along the line of
-    sight, relative to the surroundings of a pattern.
+    An image that cannot be read is listed; the others are answered, and the exit code is 1. Those
+    outside --bbox are listed as well, and are no errors. Of a LiCSAR folder the GeoTIFFs are taken:
+    they say where they lie. Motion is along the line of sight, relative to the surroundings of a
+    pattern.
     """
     from heph_vl import detect as detecting
-    from heph_vl.data.picture import find_images
+    from heph_vl.data.picture import OutsideBoxError, find_images
     from heph_vl.embed import on_best_device
     from heph_vl.maps import check_kind, made_by, write_map
     from heph_vl.models.heads import Heads
 
+    if records is not None and bbox is not None:
+        raise typer.BadParameter("--records are of whole pairs: leave --bbox out")
     if map_file is not None:
         check_kind(map_file)
     box = check_box(bbox)
@@ -68,7 +71,7 @@ def detect(
         answers = detecting.detect(paths, heads, out, box)
         for done, (path, answer) in enumerate(zip(paths, answers, strict=True), 1):
             if isinstance(answer, HephError):
-                failed += 1
+                failed += not isinstance(answer, OutsideBoxError)
                 answer = {"image": str(path), "error": str(answer)}
             entries.append(answer)
             progress(done, len(paths))
@@ -88,6 +91,8 @@ def detect(
     for entry in entries if not as_json else ():
         if "error" in entry:
             say(f"error: {entry['error']}")
+        elif entry["frame_files"]:
+            say(f"warning: {entry['frame_files']}")
         elif entry["height"] and entry["height"]["warning"]:
             follows = f"correlation {entry['height']['correlation']:.2f}"
             say(f"warning: {entry['image']}: {entry['height']['warning']} ({follows})")

@@ -69,6 +69,7 @@ def series(
             "pairs": len(found.pairs),
             "without_order": len(found.nested),
             "total": total,
+            "estimated_coherence": found.estimated,
             "series": rows,
             "plot": plot,
             "problems": [str(problem) for problem in found.problems],
@@ -80,6 +81,8 @@ def series(
         print(f"{outer} spans {inner}")
     for problem in found.problems:
         say(f"left out: {problem}")
+    if found.estimated:
+        say(f"{found.estimated} pairs without a coherence file: estimated from the phase")
     say(
         f"{found.frame_id}: {len(rows)} of {len(found.pairs)} pairs, total {total:.2f} "
         f"(score by {found.kind}); {len(found.nested)} pairs of pairs have no order"

@@ -17,8 +17,7 @@ from heph_vl.commands.output import (
 )
 
 if TYPE_CHECKING:
-    from heph_vl.alerts import Alert
-    from heph_vl.watch import Watch
+    from heph_vl.watch import News
 
 EXAMPLES = examples(
     "heph-vl watch 124D_05291_081406 --out runs/watch",
@@ -54,9 +53,9 @@ def watch(
 
     box = check_box(bbox)
     heads = on_best_device(Heads.from_pretrained(model))
-    problems: dict[str, str] = {}
+    problems: list[str] = []
     with progress_bar("Watching") as progress:
-        for state, alerts, new in watching(
+        for news in watching(
             folder,
             out,
             heads,
@@ -66,36 +65,39 @@ def watch(
             bbox=box,
             progress=progress,
         ):
-            for path, problem in state.problems.items():
-                if problems.get(path) != problem:
+            for problem in news.watch.problems:
+                if problem not in problems:
                     say(f"not read: {problem}")
-            problems = dict(state.problems)
+            problems = news.watch.problems
             if as_json:
-                print_json(_report(state, alerts, new))
+                print_json(_report(news))
             else:
-                _print_alerts(state, alerts, new)
+                _print_alerts(news)
     if problems:
         raise typer.Exit(1)
 
 
-def _report(state: "Watch", alerts: "list[Alert]", new: list[str]) -> dict[str, object]:
+def _report(news: "News") -> dict[str, object]:
     return {
-        "products": len(state.seen),
-        "sightings": sum(len(some) for some in state.sightings.values()),
-        "alerts": [alert.row() for alert in alerts],
-        "new": new,
-        "problems": list(state.problems.values()),
-        "out": str(state.out),
+        "products": len(news.watch.looked),
+        "looked_at_now": news.looked,
+        "sightings": len(news.watch.sightings),
+        "alerts": news.alerts,
+        "new": news.new,
+        "remarks": dict(news.watch.remarks),
+        "problems": news.watch.problems,
+        "out": str(news.watch.out),
     }
 
 
-def _print_alerts(state: "Watch", alerts: "list[Alert]", new: list[str]) -> None:
+def _print_alerts(news: "News") -> None:
     from rich.table import Table
+
+    from heph_vl.motion import SIGNIFICANT
 
     titles = "", "raised", "frame", "type", "p", "where", "motion", "pairs", "confirmed by"
     table = Table(*titles)
-    for alert in alerts:
-        row = alert.row()
+    for row in news.alerts:
         where = ", ".join(row["volcanoes"][:2])
         if not where and row["longitude"] is not None:
             where = f"{row['longitude']:.2f} {row['latitude']:.2f}"
@@ -104,8 +106,10 @@ def _print_alerts(state: "Watch", alerts: "list[Alert]", new: list[str]) -> None
             sense = row["los_sense"]
             motion = f"{abs(row['centimetres']):.1f} cm "
             motion += "sense unknown" if sense == "unknown" else sense
+        if abs(row["height_correlation"] or 0.0) >= SIGNIFICANT:
+            motion += ", follows height"
         table.add_row(
-            "new" if row["alert_id"] in new else "",
+            "new" if row["alert_id"] in news.new else "",
             row["raised"],
             row["frame_id"],
             row["type"],
@@ -115,9 +119,10 @@ def _print_alerts(state: "Watch", alerts: "list[Alert]", new: list[str]) -> None
             str(len(row["pairs"])),
             ", ".join(row["confirmed_by"]) or "-",
         )
-    if alerts:
+    if news.alerts:
         stdout_console().print(table)
+    remarks = "".join(f", {count} {what}" for what, count in news.watch.remarks.items())
     say(
-        f"{len(state.seen)} products looked at, {len(alerts)} alerts, {len(new)} of them new; "
-        f"in {state.out}"
+        f"{len(news.watch.looked)} products looked at{remarks}; {len(news.alerts)} alerts, "
+        f"{len(news.new)} of them new; in {news.watch.out}"
     )

@@ -17,14 +17,14 @@ from pathlib import Path
 
 from heph_vl.data.annotations import Annotation, check_frame_id, read_annotations
 from heph_vl.data.native import NativePair, load_pair, usual_size
-from heph_vl.data.picture import COHERENCE_TIFF, PHASE_TIFF
+from heph_vl.data.picture import COHERENCE_PNG, COHERENCE_TIFF, PHASE_PNG, PHASE_TIFF
 from heph_vl.data.raster import rasterise
 from heph_vl.errors import HephError
 
 __all__ = ["Archive", "NativePair", "Pair", "load_pair", "rasterise", "scan_archive", "usual_size"]
 
-IMAGE_SUFFIX = ".geo.diff.png"
-COHERENCE_SUFFIX = ".geo.cc.png"
+IMAGE_SUFFIX = PHASE_PNG
+COHERENCE_SUFFIX = COHERENCE_PNG
 MASK_SUFFIX = ".geo.mask.png"
 SIMULATION_FILE = "simulation.json"
 GENERATION_FILE = "generation.json"
@@ -89,8 +89,7 @@ class Archive:
     @property
     def source(self) -> str:
         """`simulated` or `generated` if the archive says so itself, else `real`."""
-        marks = {"simulated": SIMULATION_FILE, "generated": GENERATION_FILE}
-        return next((name for name, mark in marks.items() if (self.root / mark).is_file()), "real")
+        return source_of(self.root)
 
 
 def find_annotations(root: Path) -> Path | None:
@@ -254,6 +253,15 @@ def dates_of(name: str) -> tuple[date, date] | None:
     except ValueError:
         return None
     return (dates[0], dates[1]) if dates[0] < dates[1] else None
+
+
+def source_of(*folders: Path) -> str:
+    """`simulated` or `generated` if one of the folders is marked so, else `real`."""
+    marks = {"simulated": SIMULATION_FILE, "generated": GENERATION_FILE}
+    found = (
+        name for folder in folders for name, mark in marks.items() if (folder / mark).is_file()
+    )
+    return next(found, "real")
 
 
 def frame_of(path: Path) -> str | None:

@@ -105,13 +105,15 @@ def load_pair(pair: "Pair", usual_size: Size | None = None) -> NativePair:
 
 
 def _from_geotiff(pair: "Pair") -> NativePair:
-    """A pair in radians, painted; its polygons are in pixels of 1/300 degree already."""
+    """A pair in radians, painted; its polygons are in pixels of the preview that is not there."""
     picture = read_picture(pair.image)
+    smaller = phase.NATIVE_SPACING_DEG / source_spacing_deg(pair.frame_id, (0, 0), None)
     image = paint(picture.wrapped_phase, picture.valid, "new")
     events: tuple[Event, ...] = ()
     if pair.annotation is not None:
         where = f"annotation {pair.annotation.unique_id}: segmentation_mask"
-        events = tuple(_inside(event, image.size, where) for event in pair.annotation.events)
+        shrunk = (_divided(event, smaller) for event in pair.annotation.events)
+        events = tuple(_inside(event, image.size, where) for event in shrunk)
     coherence = picture.channels[2] if picture.measured else None
     grey = None if coherence is None else np.rint(255 * coherence).astype(np.uint8)
     spacing = phase.NATIVE_SPACING_DEG / picture.scale[0]

@@ -9,7 +9,8 @@ GeoTIFFs are preferred to the preview (`.geo.diff.png`, `.geo.cc.png`) of the sa
 where they lie, and their phase has been through no palette.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,14 +24,19 @@ from heph_vl.data.samples import decoded_pixels
 from heph_vl.errors import HephError
 
 SUFFIXES = (".png", ".tif", ".tiff", ".npy")
-# What lies beside interferograms: by the words between the dots of a name.
-_OTHERS = {"cc", "unw", "mask", "los", "overlay", "explain", "E", "N", "U", "hgt", "landmask"}
-_UNFILTERED = ("diff_unfiltered_pha", "diff_unfiltered")
+# What lies beside loose interferograms: by the words between the dots of a name.
+_OTHERS = {"cc", "unw", "mask", "los", "overlay", "explain"}
+# Folders of a LiCSAR frame without interferograms.
+_OTHER_FOLDERS = {"metadata", "epochs"}
 PHASE_TIFF, COHERENCE_TIFF = ".geo.diff_pha.tif", ".geo.cc.tif"
 PHASE_PNG, COHERENCE_PNG = ".geo.diff.png", ".geo.cc.png"
 
 Box = tuple[float, float, float, float]  # west, south, east, north [deg]
 Float = NDArray[np.float32]
+
+
+class OutsideBoxError(HephError):
+    """A picture that does not reach into the box asked for: nothing is wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,7 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
         if not path.is_dir():
             found.append(path)
             continue
-        inside = [p for p in sorted(path.rglob("*")) if is_interferogram(p)]
+        inside = [p for p in sorted(_files_in(path)) if is_interferogram(p)]
         tiffs = {(p.parent, stem_of(p)) for p in inside if p.name.endswith(PHASE_TIFF)}
         inside = [
             p
@@ -113,10 +119,24 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
 
 
 def is_interferogram(path: Path) -> bool:
-    """Whether a file is one by its name; what lies beside interferograms is not."""
-    words = path.name.split(".")[1:-1]
-    others = _OTHERS.intersection(words) or any(word in _UNFILTERED for word in words)
-    return path.suffix.lower() in SUFFIXES and not others and not path.name.startswith(".")
+    """Whether a file is one by its name; of a LiCSAR pair's many files one or two are."""
+    if ".geo." in path.name:
+        return path.name.endswith((PHASE_TIFF, PHASE_PNG))
+    others = _OTHERS.intersection(path.name.split(".")[1:-1])
+    return path.suffix.lower() in SUFFIXES and not others
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    """Visible files of all depths; linked folders are followed, each folder once."""
+    been = set()
+    for name, folders, files in os.walk(folder, followlinks=True):
+        here = os.path.realpath(name)
+        if here in been:
+            folders.clear()
+            continue
+        been.add(here)
+        folders[:] = [f for f in folders if f not in _OTHER_FOLDERS and not f.startswith(".")]
+        yield from (Path(name) / file for file in files if not file.startswith("."))
 
 
 def placed(path: Path) -> Path:
@@ -141,8 +161,8 @@ def read_picture(path: Path, bbox: Box | None = None) -> Picture:
         The picture; what is finer than 1/300 degree is averaged as phasors.
 
     Raises:
-        HephError: It cannot be read, is no interferogram, has no valid phase, or does not reach
-            into the box.
+        OutsideBoxError: It does not reach into the box.
+        HephError: It cannot be read, is no interferogram, or has no valid phase.
     """
     decoded = phase.read_interferogram(path)
     wrapped, valid, place = decoded.wrapped_phase, decoded.valid, decoded.place
@@ -183,10 +203,13 @@ def native_picture(
         The picture; what is finer than 1/300 degree is averaged as phasors.
 
     Raises:
-        HephError: Nothing is valid.
+        HephError: Nothing is valid, or it is coarser than 1/300 degree.
     """
     height, width = wrapped_phase.shape
     factor = phase.NATIVE_SPACING_DEG / (place.spacing_deg if place else phase.NATIVE_SPACING_DEG)
+    if factor < 0.95:
+        what = f"pixels of {phase.NATIVE_SPACING_DEG / factor:g} degrees"
+        raise HephError(str(path), what, "give it at 1/300 degree or finer")
     if factor > 1.05:
         z, coarse = phase.resample_phasor(phase.phasor(wrapped_phase, valid), valid, factor)
         if coherence is not None:
@@ -209,11 +232,12 @@ def native_picture(
     )
 
 
-def read_layers(picture: Picture) -> Layers:
+def read_layers(picture: Picture, *, look: bool = True) -> Layers:
     """Look vector and height of a picture that says where it lies, if its frame has them.
 
     Args:
         picture: Of `read_picture`.
+        look: Whether the look vector is asked for.
 
     Returns:
         The layers at the picture's pixels.
@@ -222,37 +246,45 @@ def read_layers(picture: Picture) -> Layers:
         HephError: A file is damaged or does not reach over the picture; of E, N and U some are
             missing.
     """
-    found = {name: _frame_file(picture.path, name) for name in ("E", "N", "U", "hgt")}
+    found = frame_files(picture.path)
     if picture.place is None:
         return Layers(None, None)
     components = [found[name] for name in ("E", "N", "U")]
-    look = None
-    if any(components):
+    vector = None
+    if look and any(components):
         missing = [name for name in ("E", "N", "U") if found[name] is None]
         if missing:
             there = next(path for path in components if path is not None)
             what = f"no .geo.{missing[0]}.tif beside it"
             raise HephError(str(there), what, "give all of E, N and U, or none")
-        look = np.stack([_layer(path, picture) for path in components if path is not None])
+        vector = np.stack([_layer(path, picture) for path in components if path is not None])
     height = None if found["hgt"] is None else _layer(found["hgt"], picture)
-    return Layers(look, height)
+    return Layers(vector, height)
+
+
+def coherence_of(path: Path) -> Path | None:
+    """Where the coherence of a pair would lie, by the name of its phase; None for other names."""
+    for mine, its in ((PHASE_PNG, COHERENCE_PNG), (PHASE_TIFF, COHERENCE_TIFF)):
+        if path.name.endswith(mine):
+            return path.with_name(path.name.removesuffix(mine) + its)
+    return None
 
 
 def _coherence_beside(path: Path, shape: tuple[int, ...]) -> Float | None:
     """Coherence of a pair at the file's resolution, 0 where there is none; None without a file."""
-    for mine, its in ((PHASE_PNG, COHERENCE_PNG), (PHASE_TIFF, COHERENCE_TIFF)):
-        beside = path.with_name(path.name.removesuffix(mine) + its)
-        if not path.name.endswith(mine) or not beside.is_file():
-            continue
-        if its == COHERENCE_PNG:
-            return read_coherence(beside.read_bytes(), (shape[0], shape[1]), str(beside))
-        return _read_coherence_tiff(beside, shape)
-    return None
+    beside = coherence_of(path)
+    if beside is None or not beside.is_file():
+        return None
+    if beside.suffix == ".png":
+        return read_coherence(beside.read_bytes(), (shape[0], shape[1]), str(beside))
+    return _read_coherence_tiff(beside, shape)
 
 
 def _read_coherence_tiff(path: Path, shape: tuple[int, ...]) -> Float:
     band = read_geotiff(path, MAX_PIXELS)
     values = np.nan_to_num(band.values.astype(np.float32))
+    if band.no_data is not None:
+        values[band.values == band.no_data] = 0
     if band.values.shape != shape:
         what = f"{values.shape[1]} x {values.shape[0]} px, the phase has {shape[1]} x {shape[0]}"
         raise HephError(str(path), what, "get both of the same product")
@@ -284,18 +316,20 @@ def _window(
     if right - left < 1 or bottom - top < 1:
         (w, n), (e, s) = place.lonlat(0, 0), place.lonlat(shape[1], shape[0])
         what = f"lies outside the box: {w:.3f} to {e:.3f} east, {s:.3f} to {n:.3f} north"
-        raise HephError(str(path), what, "choose a box that it reaches into")
+        raise OutsideBoxError(str(path), what, "choose a box that it reaches into")
     return (left, top), (slice(top, bottom), slice(left, right))
 
 
-def _frame_file(path: Path, name: str) -> Path | None:
-    """The file of a frame's look vector or height: beside a pair, its folder, or in `metadata`."""
-    for folder in (path.parent, *path.parents[1:3]):
-        for place in (folder, folder / "metadata"):
-            found = sorted(place.glob(f"*.geo.{name}.tif"))
-            if found:
-                return found[0]
-    return None
+def frame_files(path: Path) -> dict[str, Path | None]:
+    """Files of a frame's look vector (E, N, U) and height (hgt): in its folder or `metadata`."""
+    frame = path.parent.parent.parent if path.parent.parent.name == "interferograms" else None
+    folders = [path.parent] if frame is None else [frame / "metadata", frame]
+    return {
+        name: next(
+            (f for folder in folders for f in sorted(folder.glob(f"*.geo.{name}.tif"))), None
+        )
+        for name in ("E", "N", "U", "hgt")
+    }
 
 
 def _layer(path: Path, picture: Picture) -> Float:
@@ -309,10 +343,14 @@ def _layer(path: Path, picture: Picture) -> Float:
         known &= values != np.float32(band.no_data)
     factor = place.spacing_deg / band.place.spacing_deg
     left, top = (round(v) for v in band.place.pixel(place.west, place.north))
-    height, width = (round(side * factor) for side in picture.valid.shape)
-    if left < 0 or top < 0 or top + height > values.shape[0] or left + width > values.shape[1]:
+    # The last pixels of a picture may reach over the edge of the files, by less than a half.
+    rows, columns = picture.valid.shape
+    bottom = min(top + round(rows * factor), values.shape[0])
+    right = min(left + round(columns * factor), values.shape[1])
+    missing = max(rows * factor - (bottom - top), columns * factor - (right - left))
+    if left < 0 or top < 0 or missing > factor / 2 + 1:
         raise HephError(str(path), "does not reach over the picture", "get the frame's own file")
-    window = np.s_[top : top + height, left : left + width]
+    window = np.s_[top:bottom, left:right]
     mean, there = phase.resample_phasor(
         np.where(known, values, 0)[window].astype(np.complex64), known[window], max(factor, 1.0)
     )

@@ -82,6 +82,27 @@ def test_layers_lie_on_the_picture(frame):
     assert east == pytest.approx(licsar.WEST + 0.220, abs=0.003)
 
 
+@pytest.mark.parametrize("side", [320, 321, 322, 323, 324, 325, 326, 327, 328, 329])
+def test_layers_lie_on_pictures_of_any_size(tmp_path, side):
+    """A last pixel of 1/300 degree may be cut by the edge, or reach over it."""
+    frame = tmp_path / licsar.FRAME
+    folder = frame / "interferograms" / "20180101_20180113"
+    shape = (side, 640 - side)
+    licsar.write_tiff(folder / f"{folder.name}.geo.diff_pha.tif", np.ones(shape, np.float32))
+    height = np.add.outer(np.arange(shape[0]), np.zeros(shape[1])).astype(np.float32)
+    licsar.write_tiff(frame / "metadata" / f"{frame.name}.geo.hgt.tif", height, no_data=-9999)
+    picture = read_picture(only(frame))
+    layers = read_layers(picture)
+    assert layers.height.shape == picture.valid.shape
+    # The mean of each pixel's rows.
+    expected = (np.arange(picture.valid.shape[0]) + 0.5) * 10 / 3 - 0.5
+    assert layers.height[:-1, 3] == pytest.approx(expected[:-1], abs=0.51)
+    for top in (0.0, 0.0101, 0.0333):
+        box = (licsar.WEST + 0.05, licsar.NORTH - 0.5, licsar.WEST + 0.5, licsar.NORTH - top)
+        cut = read_picture(only(frame), box)
+        assert read_layers(cut).height.shape == cut.valid.shape
+
+
 def test_a_box_cuts_all_of_it(frame):
     whole = read_picture(only(frame))
     box = (licsar.WEST + 0.1, licsar.NORTH - 0.25, licsar.WEST + 0.22, licsar.NORTH - 0.1)
@@ -104,9 +125,17 @@ def test_a_box_cuts_all_of_it(frame):
 
 def test_each_pair_is_taken_once_and_a_frames_own_files_are_no_pairs(frame):
     pair = only(frame).parent
-    for name in ("diff.png", "cc.png", "unw.tif", "diff_unfiltered_pha.tif", "diff_unfiltered.png"):
+    others = ("unw.tif", "diff_unfiltered_pha.tif", "diff_unfiltered.png", "bovldiff.tif")
+    for name in ("diff.png", "cc.png", *others, "azi.tif", "mag_cc.png"):
         (pair / f"{pair.name}.geo.{name}").write_bytes(b"")
+    for name in ("metadata/network.png", "epochs/20180101/20180101.geo.mli.tif", ".diff.png"):
+        (frame / name).parent.mkdir(parents=True, exist_ok=True)
+        (frame / name).write_bytes(b"")
     assert [path.name for path in find_images([frame])] == [f"{pair.name}.geo.diff_pha.tif"]
+    (frame / "interferograms" / "again").symlink_to(frame / "interferograms")  # round and round
+    (frame.parent / "linked").symlink_to(frame)
+    assert len(find_images([frame.parent])) == 1
+    assert len(find_images([frame.parent / "linked"])) == 1
     only(frame).unlink()
     assert [path.name for path in find_images([frame])] == [f"{pair.name}.geo.diff.png"]
 
@@ -138,6 +167,11 @@ def test_what_is_wrong_is_named(frame):
     licsar.write_tiff(coherence, np.full((320, 320), 40.0, np.float32))
     with pytest.raises(HephError, match="coherence is 0 to 1"):
         read_picture(path)
+    part = np.full((320, 320), 0.4, np.float32)
+    part[:160] = -9999
+    licsar.write_tiff(coherence, part, no_data=-9999)
+    assert read_picture(path).channels[2][60, 60] == pytest.approx(0.4, abs=0.01)
+    assert read_picture(path).channels[2][20, 60] == 0
     coherence.unlink()
     assert not read_picture(path).measured
     (frame / "metadata" / f"{frame.name}.geo.N.tif").unlink()
@@ -146,6 +180,10 @@ def test_what_is_wrong_is_named(frame):
     licsar.write_frame_files(frame, np.ones((100, 100), np.float32))
     with pytest.raises(HephError, match="does not reach over the picture"):
         read_layers(read_picture(path))
+    licsar.write_tiff(path, np.ones((40, 40), np.float32), spacing=0.01)
+    with pytest.raises(HephError, match=r"pixels of 0\.01 degrees"):
+        read_picture(path)
+    licsar.write_pair(frame, path.parent.name, licsar.bowl(1))
     path.write_bytes(path.read_bytes()[:4000])
     with pytest.raises(HephError, match="not a readable TIFF"):
         read_picture(path)

@@ -6,8 +6,8 @@ from datetime import date, timedelta
 
 import pytest
 
-from eval.evaluate_watch import alarms, main, on_source, onset, summarise
-from heph_vl.alerts import Alert, Sighting
+from eval.evaluate_watch import main, near, onset, summarise, told
+from heph_vl.alerts import Sighting
 from heph_vl.simulate.frame import draw_frame
 from heph_vl.simulate.place import FINE_PER_NATIVE
 
@@ -30,30 +30,46 @@ def test_onset_is_the_first_clear_change(frame):
     assert onset(replace(source, levels=(1.0, 1.2, 1.4, 1.5, 1.6)), DAYS) is None
 
 
-def test_an_alert_is_on_the_source_it_covers(frame):
+def middle(frame):
+    """Of the source, in pixels of 1/300 degree."""
     source, grid = frame.sources[0], frame.place.grid
     column = source.source.east / grid.dx + (grid.width - 1) / 2
     row = (grid.height - 1) / 2 - source.source.north / grid.dy
-    x, y = column / FINE_PER_NATIVE, row / FINE_PER_NATIVE
     # The source's own field is strongest there, so the place is not only our arithmetic.
     peak = divmod(int(source.unit.abs().argmax()), grid.width)
     assert abs(peak[0] - row) < 60
     assert abs(peak[1] - column) < 60
-    assert on_source(Alert((seen(x + 13, y),), DAYS[1]), source, frame)
-    assert not on_source(Alert((seen(x + 15, y),), DAYS[1]), source, frame)
+    return column / FINE_PER_NATIVE, row / FINE_PER_NATIVE
 
 
-def test_single_pairs_alarm_at_once_and_once_for_a_place():
-    sightings = [seen(20, 20), seen(22, 20, 1, 2), seen(60, 60, 1, 3)]
-    raised = alarms(sightings, single=True)
-    assert [a.raised for a in raised] == [DAYS[1], DAYS[3]]
-    assert alarms(sightings, single=False) == []
+def test_a_sighting_is_near_the_source_it_covers(frame):
+    x, y = middle(frame)
+    assert near(seen(x + 13, y), frame.sources[0], frame)
+    assert not near(seen(x + 15, y), frame.sources[0], frame)
+
+
+def test_a_source_is_told_by_what_spans_its_onset(frame):
+    """Alarms before it, at its place and elsewhere, neither tell it nor hide it."""
+    x, y = middle(frame)
+    source = replace(frame.sources[0], levels=(0.0, 0.0, 3.0, 3.0, 3.0))
+    frame = replace(frame, sources=(source,), dates=tuple(DAYS))
+    early = [seen(x, y, 0, 1), seen(x + 40, y, 0, 1), seen(x + 40, y, 2, 3)]
+    late = [seen(x, y, 1, 2), seen(x, y, 0, 3)]
+    (one,), off = told([*early, *late], frame, single=False)
+    assert (one["delay"], off) == (12, 1)
+    (one,), off = told([*early, *late], frame, single=True)
+    assert (one["delay"], off) == (0, 1)
+    (one,), _ = told([*early, late[0]], frame, single=False)
+    assert one["delay"] is None
+    # An onset on the last date cannot be spanned twice: it is not counted.
+    last = replace(source, levels=(0.0, 0.0, 0.0, 0.0, 3.0))
+    assert told(late, replace(frame, sources=(last,)), single=True)[0] == []
 
 
 def test_the_summary_counts_by_frame_years():
     def row(group, false, delay):
-        told = {"kind": "sill", "onset": "2020-01-01", "days_left": 40, "delay": delay}
-        result = {"false_alarms": false, "sources": [told]}
+        source = {"kind": "sill", "onset": "2020-01-01", "delay": delay}
+        result = {"false_alarms": false, "off": 1, "sources": [source]}
         return {"group": group, "years": 0.5, "two pairs": result, "single": result}
 
     found = summarise([row("etna", 1, 12), row("afar", 0, None), row("afar", 2, 36)], 0)
@@ -62,6 +78,7 @@ def test_the_summary_counts_by_frame_years():
     assert two["false_alarms_per_frame_year"]["value"] == pytest.approx(2.0)
     assert two["told"]["value"] == pytest.approx(2 / 3)
     assert two["median_delay_days"] == 24
+    assert two["off_source"] == 3
     assert two["told"]["interval"] is None  # two groups are too few
 
 
