@@ -30,9 +30,10 @@ from PIL import Image
 from heph_vl.config import parse_config
 from heph_vl.data.images import read_coherence
 from heph_vl.data.phase import read_interferogram, wrap
+from heph_vl.data.picture import read_picture
 from heph_vl.data.samples import decoded_pixels
 from heph_vl.data.views import turbulence
-from heph_vl.detect import detect, outlines, read_picture
+from heph_vl.detect import detect, outlines
 from heph_vl.models.heads import Heads
 from heph_vl.models.segmenter import Blender, to_pixels
 from heph_vl.models.tiles import CELL, choose_tiles, cut_tiles
@@ -153,11 +154,9 @@ def measure(name: str, side: int, rounds: int) -> dict[str, Any]:
         folder = Path(place)
         paths = write_frames(folder, side, rounds + 1)
         heads = make_model(name, paths[0])
-        heads.save_pretrained(folder / "model")
         runs = parts(heads, paths[0])
-        # The model is read when the first entry is asked for, in the round that does not count.
-        entries = detect(paths, folder / "model")
-        written = detect(paths, folder / "model", folder / "out")
+        entries = detect(paths, heads)
+        written = detect(paths, heads, folder / "out")
         runs |= {"detect": lambda: next(entries), "detect, written": lambda: next(written)}
         best: dict[str, np.ndarray] = {}
         for round_ in range(rounds + 1):
@@ -194,10 +193,10 @@ def peak_memory(name: str, side: int, threads: int) -> dict[str, float]:
 
 def detect_here(path: Path, folder: Path) -> dict[str, float]:
     """What `peak_memory` tells, of this process."""
-    Heads.from_pretrained(folder / "model")
+    heads = Heads.from_pretrained(folder / "model")
     before = peak_mib()
     began = time.perf_counter()
-    for _ in detect([path], folder / "model", folder / "out"):
+    for _ in detect([path], heads, folder / "out"):
         pass
     seconds = round(time.perf_counter() - began, 2)
     return {"loaded_mib": before, "peak_mib": peak_mib(), "seconds": seconds}

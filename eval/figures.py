@@ -6,6 +6,8 @@
 `evolution.png`: a fixed primary date and growing spans, as in Figure 4 of the Hephaestus paper:
 deformation grows along its time function while each date keeps its atmosphere.
 `drawn.png`: the first pictures that `weights/generator` draws of some sentences.
+`observatory.png`: the README's eruption as `weights/heads` see it: pairs in the order of their
+series, with outlines and motion, and the day of the alert.
 """
 
 import heph_vl  # noqa: F401 - first: it tells libgomp not to spin, before torch is loaded
@@ -13,6 +15,7 @@ import heph_vl  # noqa: F401 - first: it tells libgomp not to spin, before torch
 # isort: split
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,17 +24,25 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from heph_vl.alerts import find_alerts
+from heph_vl.data.picture import placed, read_picture
+from heph_vl.detect import look
 from heph_vl.generate import load_generator
+from heph_vl.models.heads import Heads
+from heph_vl.series import find_series
 from heph_vl.simulate.artefacts import color_bar
+from heph_vl.simulate.corpus import simulate
 from heph_vl.simulate.flaws import NO_FLAWS, Flaws
 from heph_vl.simulate.frame import CLEAR, Frame, draw_frame
 from heph_vl.simulate.place import Site, draw_place, seeded
 from heph_vl.simulate.render import Rendering, amplitude, draw, to_images
 from heph_vl.simulate.scene import Layers, observe
 from heph_vl.simulate.sources import KINDS
+from heph_vl.watch import describe, sightings_of
 
 SIDE, GAP, LABEL = 225, 6, 16
 SHOWN = 128  # px of a drawn picture of 64
+HEADER = 34  # px of text above an overlay picture
 FRAMES = ("128D_09016_110500", "124D_05291_081406", "087D_07004_060904", "022D_04826_121209")
 
 
@@ -171,6 +182,31 @@ def drawn(seed: int) -> Image.Image:
     return out
 
 
+def observatory(seed: int) -> Image.Image:
+    """A chamber that empties, watched."""
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Path(folder) / "archive"
+        simulate(archive, 20, frames=1, dates=10, size=192, seed=14 + seed, geotiff=True, workers=1)
+        heads = Heads.from_pretrained(Path("weights/heads"))
+        found = find_series(archive, max_gap=24)
+        alerts, pictures = [], []
+        for i in found.chosen:
+            path = placed(found.pairs[i].image)
+            entry = look(read_picture(path), heads, Path(folder))
+            alerts += sightings_of(entry, describe(path, archive))
+            motion = entry["polygons"][0]["motion"] if entry["polygons"] else None
+            said = "" if motion is None else f", {motion['centimetres']:.1f} cm"
+            name = found.pairs[i].name
+            shown = Image.open(Path(folder) / f"{name}.overlay.png").convert("RGB")
+            pictures.append((name + said, shown.crop((0, HEADER, shown.width, shown.height))))
+    days = ", ".join(f"alert of {alert.raised}" for alert in find_alerts(alerts))
+    page = sheet(pictures, 5)
+    out = Image.new("RGB", (page.width, page.height + LABEL), "white")
+    ImageDraw.Draw(out).text((GAP, 3), f"{found.frame_id}: {days or 'no alert'}", fill="black")
+    out.paste(page, (0, LABEL))
+    return out
+
+
 def main() -> int:
     """Writes the figures."""
     parser = argparse.ArgumentParser(
@@ -181,7 +217,8 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
-    for name, figure in (("classes", classes), ("evolution", evolution), ("drawn", drawn)):
+    for figure in (classes, evolution, drawn, observatory):
+        name = figure.__name__
         path = options.out / f"{name}.png"
         figure(options.seed).quantize(255, dither=Image.Dither.NONE).save(path, optimize=True)
         print(path)

@@ -34,7 +34,8 @@ from PIL import Image, ImageDraw
 from heph_vl.data import phase
 from heph_vl.data.native import encode_png, read_mask
 from heph_vl.data.phasors import agreement
-from heph_vl.detect import Picture, outlines, read_picture
+from heph_vl.data.picture import Picture, read_picture
+from heph_vl.detect import outlines
 from heph_vl.errors import HephError
 from heph_vl.files import write_text, writing
 from heph_vl.index import Hit

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from heph_vl.errors import HephError
 
 if TYPE_CHECKING:
-    from heph_vl.detect import Picture
+    from heph_vl.data.picture import Box, Picture
     from heph_vl.models.captioner import Captioner, Memory
     from heph_vl.models.consensus import Answer
 
@@ -133,6 +133,7 @@ def caption_files(
     num_samples: int = NUM_SAMPLES,
     num_beams: int = 0,
     explain: Path | None = None,
+    bbox: Box | None = None,
 ) -> Iterator[tuple[Answer, str | None] | HephError]:
     """What is said of each file.
 
@@ -142,6 +143,7 @@ def caption_files(
         num_samples: See `Captioner.answer`.
         num_beams: Likewise.
         explain: Folder for `<stem>.explain.png`, where each sentence comes from; none if not given.
+        bbox: Look into this box only: west, south, east, north [deg].
 
     Yields:
         For each file its answer and the path of that picture, or the error that kept it out.
@@ -151,7 +153,8 @@ def caption_files(
     """
     import torch
 
-    from heph_vl.detect import check_names, read_picture, stem_of
+    from heph_vl.data.picture import read_picture, stem_of
+    from heph_vl.detect import check_names
     from heph_vl.embed import on_best_device
     from heph_vl.models.captioner import Captioner
 
@@ -160,7 +163,7 @@ def caption_files(
         check_names(paths, explain)
     for path in paths:
         try:
-            picture = read_picture(path)
+            picture = read_picture(path, bbox)
             pixels, valid = torch.from_numpy(picture.channels), torch.from_numpy(picture.valid)
             memories = captioner.look_often(pixels[None], valid[None])
             (answer,) = captioner.answer(memories, num_samples=num_samples, num_beams=num_beams)

@@ -9,7 +9,17 @@ from collections.abc import Sequence
 
 import typer
 
-from heph_vl.commands import caption, data, detect, generate, search, simulate
+from heph_vl.commands import (
+    caption,
+    correct,
+    data,
+    detect,
+    generate,
+    search,
+    series,
+    simulate,
+    watch,
+)
 from heph_vl.commands.output import say
 from heph_vl.errors import HephError
 
@@ -31,8 +41,11 @@ app.command(epilog=data.DATASET_EXAMPLES)(data.dataset)
 app.command(epilog=search.INDEX_EXAMPLES)(search.index)
 app.command(epilog=search.SEARCH_EXAMPLES)(search.search)
 app.command(epilog=detect.EXAMPLES)(detect.detect)
+app.command(epilog=correct.EXAMPLES)(correct.correct)
 app.command(epilog=caption.EXAMPLES)(caption.caption)
 app.command(epilog=generate.EXAMPLES)(generate.generate)
+app.command(epilog=series.EXAMPLES)(series.series)
+app.command(epilog=watch.EXAMPLES)(watch.watch)
 
 
 def main() -> None:

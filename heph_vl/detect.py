@@ -1,7 +1,6 @@
 """Deformation in files: labels with probabilities, mask, polygons, quality, an overlay picture."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,126 +8,43 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from heph_vl.data.archive import dates_of, frame_of, source_of
+from heph_vl.data.picture import Box, Layers, Picture, read_layers, read_picture, stem_of
+from heph_vl.data.volcanoes import nearest
 from heph_vl.errors import HephError
 
 if TYPE_CHECKING:
-    from heph_vl.models.prediction import Prediction
+    from heph_vl.models.heads import Heads
+    from heph_vl.motion import Change
 
-SUFFIXES = (".png", ".tif", ".tiff", ".npy")
-# What lies beside interferograms.
-_OTHERS = {".cc", ".unw", ".mask", ".los", ".overlay", ".explain"}
 LEAST_AREA_PX = 12.0  # native pixels: smaller patches of a mask are not outlined
 # As the classes of a mask: Mogi, dyke, sill, spheroid, earthquake, unidentified.
 COLOURS = ("#00c853", "#d500f9", "#212121", "#00b8d4", "#ffab00", "#795548")
 
 
-@dataclass(frozen=True)
-class Picture:
-    """An input file at 1/300 degree.
-
-    Args:
-        channels: (3, H, W) float32, model input.
-        valid: (H, W) bool.
-        wrapped_phase: (H, W) float32 [rad].
-        size: Width and height of the file [px].
-    """
-
-    channels: NDArray[np.float32]
-    valid: NDArray[np.bool_]
-    wrapped_phase: NDArray[np.float32]
-    size: tuple[int, int]
-
-
-def find_images(paths: Sequence[Path]) -> list[Path]:
-    """Files as they are; of folders, all pictures in them but coherence, unwrapped phase, masks.
-
-    Args:
-        paths: Files and folders.
-
-    Returns:
-        Files in order.
-
-    Raises:
-        HephError: A folder without any.
-    """
-    found = []
-    for path in paths:
-        if not path.is_dir():
-            found.append(path)
-            continue
-        inside = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES]
-        inside = [p for p in inside if not _OTHERS & set(p.suffixes)]
-        if not inside:
-            fix = f"give a folder with {', '.join(SUFFIXES)} files"
-            raise HephError(str(path), "holds no interferogram", fix)
-        found += inside
-    return found
-
-
-def read_picture(path: Path) -> Picture:
-    """A LiCSAR PNG, GeoTIFF or numpy phase, with the coherence PNG beside it if there is one.
-
-    Args:
-        path: The file; `.geo.cc.png` is looked for beside a `.geo.diff.png`.
-
-    Returns:
-        The picture; what is finer than 1/300 degree is averaged as phasors.
-
-    Raises:
-        HephError: It cannot be read, is no interferogram, or has no valid phase.
-    """
-    from heph_vl.data import phase
-    from heph_vl.data.images import read_coherence
-    from heph_vl.data.samples import decoded_pixels
-
-    decoded = phase.read_interferogram(path)
-    wrapped, valid = decoded.wrapped_phase, decoded.valid
-    height, width = wrapped.shape
-    coherence = None
-    beside = path.with_name(path.name.replace(".geo.diff.png", ".geo.cc.png"))
-    if beside != path and beside.is_file():
-        coherence = read_coherence(beside.read_bytes(), wrapped.shape, str(beside))
-    factor = phase.NATIVE_SPACING_DEG / (decoded.spacing_deg or phase.NATIVE_SPACING_DEG)
-    if factor > 1.05:
-        z, valid = phase.resample_phasor(phase.phasor(wrapped, valid), valid, factor)
-        wrapped, coherence = np.angle(z).astype(np.float32), None
-    if not valid.any():
-        raise HephError(str(path), "no valid phase", "the whole image is no-data")
-    channels, valid = decoded_pixels(wrapped, valid, coherence)
-    return Picture(channels, valid, wrapped, (width, height))
-
-
 def detect(
-    paths: Sequence[Path], model: Path, out: Path | None = None
+    paths: Sequence[Path], heads: "Heads", out: Path | None = None, bbox: Box | None = None
 ) -> Iterator[dict[str, Any] | HephError]:
     """What the heads see in each file.
 
     Args:
         paths: Image files.
-        model: Folder of the heads.
-        out: Where to write `<stem>.mask.png` (uint8 class ids, size of the file) and
+        heads: The model.
+        out: Where to write `<stem>.mask.png` (uint8 class ids, size of the file, or of the box) and
             `<stem>.overlay.png`; nowhere if none.
+        bbox: Look into this box only: west, south, east, north [deg].
 
     Yields:
         For each file its entry (see DESIGN's shell contract), or the error that kept it out.
 
     Raises:
-        HephError: The model cannot be loaded, or two files would write one name.
+        HephError: Two files would write one name.
     """
-    import torch
-
-    from heph_vl.models.heads import Heads
-
-    heads = Heads.from_pretrained(model)
     if out is not None:
         check_names(paths, out)
     for path in paths:
         try:
-            picture = read_picture(path)
-            found = heads.predict(
-                torch.from_numpy(picture.channels), torch.from_numpy(picture.valid)
-            )
-            yield _entry(path, picture, found, out)
+            yield look(read_picture(path, bbox), heads, out)
         except HephError as problem:
             yield problem
 
@@ -153,17 +69,39 @@ def check_names(paths: Sequence[Path], out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
 
 
-def stem_of(path: Path) -> str:
-    """`20200101_20200113` of `20200101_20200113.geo.diff.png`."""
-    return path.name.split(".geo.")[0] if ".geo." in path.name else path.stem
+def look(picture: Picture, heads: "Heads", out: Path | None = None) -> dict[str, Any]:
+    """What the heads see in a picture.
 
+    Args:
+        picture: Of `read_picture`.
+        heads: The model.
+        out: As for `detect`.
 
-def _entry(path: Path, picture: Picture, found: "Prediction", out: Path | None) -> dict[str, Any]:
+    Returns:
+        Its entry. Polygons are in pixels of the file, or of the box, whose `corner` in the file is
+        told; `frame_files` says what is wrong with look vector or height, if anything is.
+
+    Raises:
+        HephError: A file cannot be written.
+    """
+    import torch
+
+    path = picture.path
+    found = heads.predict(torch.from_numpy(picture.channels), torch.from_numpy(picture.valid))
     row: dict[str, Any] = found.row(0)
     mask = found.mask if found.mask is not None else np.zeros(picture.valid.shape, np.uint8)
     probability = found.mask_probability
-    scale = picture.size[0] / mask.shape[1], picture.size[1] / mask.shape[0]
+    scale = picture.scale
     polygons = outlines(mask, probability, scale)
+    level = max(row["intensities"], key=row["intensities"].__getitem__)
+    for outline in polygons:
+        outline["intensity"] = None if outline["type"] == "earthquake" else level
+    layers, problem = Layers(None, None), None
+    try:
+        layers = read_layers(picture, look=bool(polygons))
+    except HephError as error:  # what is seen is seen, whatever is wrong with the frame's files
+        problem = str(error)
+    height = _look_at_ground(picture, mask, polygons, layers)
     entry: dict[str, Any] = {
         "image": str(path),
         "deformation": {
@@ -177,6 +115,10 @@ def _entry(path: Path, picture: Picture, found: "Prediction", out: Path | None) 
         "quality": row["quality"],
         "polygons": polygons,
         "mask": None,
+        "coherence": "measured" if picture.measured else "estimated",
+        **_where_and_when(picture),
+        "height": height,
+        "frame_files": problem,
     }
     if out is not None:
         from PIL import Image
@@ -189,6 +131,86 @@ def _entry(path: Path, picture: Picture, found: "Prediction", out: Path | None) 
         entry["mask"] = str(target)
         write_bytes(out / f"{stem_of(path)}.overlay.png", _png(overlay(picture, entry, scale)))
     return entry
+
+
+def _where_and_when(picture: Picture) -> dict[str, Any]:
+    """Dates by the file's name, place by its tags, and the volcanoes near its middle."""
+    dates = dates_of(stem_of(picture.path))
+    height, width = picture.valid.shape
+    found: dict[str, Any] = {
+        "frame_id": frame_of(picture.path),
+        "primary_date": None if dates is None else dates[0].isoformat(),
+        "secondary_date": None if dates is None else dates[1].isoformat(),
+        "source": source_of(*picture.path.resolve().parents),
+        "corner": list(picture.corner),
+        "size": [width, height],
+        "scale": [round(v, 6) for v in picture.scale],
+        "bbox": None,
+        "volcanoes": [],
+    }
+    if picture.place is not None:
+        west, north = picture.place.lonlat(0, 0)
+        east, south = picture.place.lonlat(width, height)
+        found["bbox"] = [round(v, 6) for v in (west, south, east, north)]
+        found["volcanoes"] = [name for name, _ in nearest((west + east) / 2, (south + north) / 2)]
+    return found
+
+
+def _look_at_ground(
+    picture: Picture, mask: NDArray[np.uint8], polygons: list[dict[str, Any]], layers: Layers
+) -> dict[str, Any] | None:
+    """Add to each polygon how it moved and where it lies; how phase goes with height, if known."""
+    from heph_vl.data.raster import fill
+    from heph_vl.motion import height_fit, los_change, surroundings
+
+    deforming, coherence = mask > 0, picture.channels[2]
+    for found in polygons:
+        ring = [(x / picture.scale[0], y / picture.scale[1]) for x, y in found["polygon"]]
+        near = surroundings(ring, mask.shape)  # there may be a thousand patches
+        drawn = np.zeros(mask[near].shape, np.uint8)
+        fill(drawn, [(x - near[1].start, y - near[0].start) for x, y in ring], 1)
+        pattern = drawn > 0
+        change = los_change(
+            picture.wrapped_phase[near],
+            picture.valid[near],
+            coherence[near],
+            pattern,
+            deforming[near] & ~pattern,
+        )
+        found["motion"] = None if change is None else _motion(change, picture.sense_known)
+        if picture.place is not None:
+            found["lonlat"] = [[round(v, 6) for v in picture.place.lonlat(*xy)] for xy in ring]
+            middle = np.mean(found["lonlat"], axis=0)
+            volcanoes = nearest(float(middle[0]), float(middle[1]))
+            found["volcanoes"] = [{"name": name, "km": km} for name, km in volcanoes]
+        if layers.look_vector is not None:
+            vectors = layers.look_vector[:, *near][:, pattern]
+            vectors = vectors[:, np.isfinite(vectors).all(axis=0)]
+            mean = vectors.mean(axis=1) if vectors.size else None
+            found["look_vector"] = None if mean is None else [round(float(v), 4) for v in mean]
+    if layers.height is None:
+        return None
+    fit = height_fit(picture.wrapped_phase, picture.valid, coherence, layers.height, deforming)
+    if fit is None:
+        return None
+    return {
+        "correlation": round(fit.correlation, 3),
+        "rad_per_km": round(fit.rad_per_km, 2),
+        "warning": "phase follows height: a stratified atmosphere may look like deformation"
+        if fit.significant
+        else None,
+    }
+
+
+def _motion(change: "Change", sense_known: bool) -> dict[str, Any]:
+    """Of a pattern, for JSON; without a sign where the palette's sense is not known."""
+    sign = 1.0 if sense_known else np.sign(change.fringes)
+    return {
+        "los_sense": change.sense if sense_known else "unknown",
+        "fringes": round(float(sign * change.fringes), 2),
+        "centimetres": round(float(sign * change.centimetres), 2),
+        "surroundings_fringes": round(change.noise_fringes, 2),
+    }
 
 
 def outlines(

@@ -1,4 +1,4 @@
-"""Rows of a folder that holds interferograms: a dataset, an archive, or PNG files.
+"""Rows of a folder that holds interferograms: a dataset, an archive, or loose files.
 
 Rows keep their images encoded (``{"bytes": ...}``) and are read when asked for, so that a folder
 may hold more than memory. `ids` names them without reading an image.
@@ -9,7 +9,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
+from heph_vl.data.geotiff import middle_of
 from heph_vl.data.images import read_png
+from heph_vl.data.native import encode_png, paint
+from heph_vl.data.picture import COHERENCE_PNG, PHASE_PNG, find_images, placed, read_picture
+from heph_vl.data.volcanoes import nearest
 from heph_vl.errors import HephError
 from heph_vl.index_rows import ID_COLUMNS, image_id_of
 
@@ -33,7 +39,7 @@ def open_folder(data: Path, split: str | None = None) -> tuple[Rows, list[HephEr
     """Rows of whatever the folder holds.
 
     Args:
-        data: A dataset of `heph-vl dataset`, an archive, or a folder of PNG interferograms.
+        data: A dataset of `heph-vl dataset`, an archive, or a folder of interferograms.
         split: Only this split of a dataset.
 
     Returns:
@@ -53,10 +59,7 @@ def open_folder(data: Path, split: str | None = None) -> tuple[Rows, list[HephEr
     if any(path.is_dir() for sign in signs for path in data.glob(sign)):
         archive = _Archive(data)
         return archive, archive.problems
-    files = _Files(data)
-    if not len(files):
-        raise HephError(str(data), "holds no PNG", "give a dataset, an archive or images")
-    return files, files.problems
+    return _Files(data), []
 
 
 def read_rows(rows: Rows, positions: Iterable[int], problems: list[HephError]) -> list[Row]:
@@ -119,7 +122,8 @@ class _Archive:
         pair = self._pairs[position]
         name = "unlabeled" if pair.annotation is None else "interferograms"
         config = ExampleConfig(name, self._source, self._usual_sizes, strict=True)
-        return next(row for _, row in generate([pair], config, [], Counter()))
+        row = next(row for _, row in generate([pair], config, [], Counter()))
+        return row | _place_of(placed(pair.image))
 
     def ids(self) -> list[str]:
         names = ("frame_id", "primary_date", "secondary_date")
@@ -133,35 +137,50 @@ class _Archive:
 
 
 class _Files:
-    """PNG files as rows; coherence, unwrapped phase and masks are no interferograms."""
+    """Loose files as rows; coherence, unwrapped phase and masks are no interferograms."""
 
     def __init__(self, data: Path) -> None:
-        from heph_vl.detect import find_images
-
-        paths = find_images([data])
-        self._paths = [path for path in paths if path.suffix.lower() == ".png"]
+        self._paths = find_images([data])
         self._root = data if data.is_dir() else data.parent
-        fix = "give it as a PNG; search --image takes it as a query"
-        self.problems = [
-            HephError(str(path), f"{path.suffix} files are not indexed", fix)
-            for path in paths
-            if path.suffix.lower() != ".png"
-        ]
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def __getitem__(self, position: int) -> Row:
         path = self._paths[position]
-        coherence = path.with_name(path.name.replace(".geo.diff.png", ".geo.cc.png"))
-        has = coherence != path and coherence.is_file()
+        image, coherence = _encoded(path) if path.suffix.lower() != ".png" else _stored(path)
         name = str(path.relative_to(self._root))
         return {
             "image_id": name,
             "patch": name,
-            "image": {"bytes": read_png(path), "path": str(path)},
-            "coherence": {"bytes": read_png(coherence), "path": None} if has else None,
-        }
+            "image": {"bytes": image, "path": str(path)},
+            "coherence": None if coherence is None else {"bytes": coherence, "path": None},
+        } | _place_of(path)
 
     def ids(self) -> list[str]:
         return [str(path.relative_to(self._root)) for path in self._paths]
+
+
+def _place_of(path: Path) -> Row:
+    """The middle of a GeoTIFF, and the volcanoes near it."""
+    middle = middle_of(path)
+    if middle is None:
+        return {}
+    names = [name for name, _ in nearest(*middle)]
+    return {"longitude": middle[0], "latitude": middle[1]} | ({"volcanoes": names} if names else {})
+
+
+def _stored(path: Path) -> tuple[bytes, bytes | None]:
+    """A preview and the coherence beside it, as they are."""
+    coherence = path.with_name(path.name.replace(PHASE_PNG, COHERENCE_PNG))
+    has = coherence != path and coherence.is_file()
+    return read_png(path), read_png(coherence) if has else None
+
+
+def _encoded(path: Path) -> tuple[bytes, bytes | None]:
+    """Phase in radians as a picture, and its coherence."""
+    picture = read_picture(path)
+    image = encode_png(paint(picture.wrapped_phase, picture.valid, "new"))
+    if not picture.measured:
+        return image, None
+    return image, encode_png(np.rint(255 * picture.channels[2]).astype(np.uint8))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from heph_vl.data import captions
 from heph_vl.data.annotations import Annotation, Event
 from heph_vl.data.captions.facts import CaptionFacts
-from heph_vl.data.captions.from_labels import facts_from_labels
+from heph_vl.data.captions.from_labels import cell_of, facts_from_labels
 from heph_vl.data.samples import QUALITY_FLAGS, decoded_pixels
 from heph_vl.models.pipeline import InSAROutput
 
@@ -114,7 +114,9 @@ def _events(
     left, events = list(found), []
     for pattern in patterns:
         kind = "unidentified" if pattern.type == "unspecified" else pattern.type
-        near = [o for o in left if _cell(o["polygon"], shape) in pattern.regions] or left
+        near = [
+            o for o in left if cell_of(o["polygon"], (shape[1], shape[0])) in pattern.regions
+        ] or left
         polygon = None
         if near:
             chosen = near[0]  # before it leaves `left`, which `near` may be
@@ -122,14 +124,6 @@ def _events(
             polygon = tuple((float(x), float(y)) for x, y in chosen["polygon"])
         events.append(Event(kind, pattern.intensity, polygon))
     return tuple(events)
-
-
-def _cell(polygon: Sequence[Sequence[float]], shape: tuple[int, ...]) -> str:
-    """Cell of the 3 x 3 grid at the middle of an outline's box."""
-    corners = np.array(polygon)
-    x, y = (corners.min(0) + corners.max(0)) / 2
-    row, column = (min(2, int(3 * v / side)) for v, side in ((y, shape[0]), (x, shape[1])))
-    return captions.CELLS[3 * row + column]
 
 
 def _record(unique_id: int, facts: CaptionFacts, events: tuple[Event, ...]) -> Annotation:

@@ -20,6 +20,9 @@ COLUMNS: dict[str, Kind] = {
     "unique_id": "integer",
     "frame_id": "text",
     "volcano_group": "text",
+    "volcanoes": "list",
+    "longitude": "number",  # of the middle [deg], where the file says where it lies
+    "latitude": "number",
     "primary_date": "date",
     "secondary_date": "date",
     "caption": "text",

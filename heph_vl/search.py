@@ -66,7 +66,7 @@ def build_index(
     """Embed all images of a folder and store them; an image that is there is replaced.
 
     Args:
-        data: A dataset of `heph-vl dataset`, an archive, or a folder of PNG interferograms.
+        data: A dataset of `heph-vl dataset`, an archive, or a folder of images.
         index: Folder of the index, new or made by the same model.
         model: Folder of the retriever.
         split: Only this split of a dataset.
@@ -279,8 +279,8 @@ def _read_query(text: str) -> tuple[str, tuple[str, ...]]:
 def _embed_image(retriever: Any, path: Path) -> Any:
     import torch
 
+    from heph_vl.data.picture import read_picture
     from heph_vl.data.transforms import collate_images
-    from heph_vl.detect import read_picture
 
     picture = read_picture(path)
     inputs = collate_images([(picture.channels, picture.valid)])

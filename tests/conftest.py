@@ -20,3 +20,21 @@ def shared() -> Path:
     if not (folder / "data" / "hephaestus" / "annotations.tar.gz").is_file():
         pytest.skip(f"no real Hephaestus files at {folder}: set HEPH_VL_SHARED to their folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def moving_archive(tmp_path_factory):
+    """Sixteen pairs of a frame in the Afar, with GeoTIFFs; a sill that swelled is in eight."""
+    from heph_vl.simulate.corpus import simulate
+
+    out = tmp_path_factory.mktemp("observatory") / "archive"
+    simulate(out, 16, frames=1, dates=9, size=192, seed=3, geotiff=True, workers=1)
+    return out
+
+
+@pytest.fixture(scope="session")
+def heads():
+    """The reference heads."""
+    from heph_vl.models.heads import Heads
+
+    return Heads.from_pretrained(REPO / "weights" / "heads")

@@ -14,7 +14,7 @@ from heph_vl.caption import NUM_SAMPLES, caption_files, caption_rows, look_at_ro
 from heph_vl.commands.caption import caption as caption_command
 from heph_vl.data import captions
 from heph_vl.data.parquet import load, write_parquet
-from heph_vl.detect import read_picture
+from heph_vl.data.picture import read_picture
 from heph_vl.errors import HephError
 from heph_vl.models.captioner import Captioner
 from heph_vl.models.text import train_tokenizer

@@ -13,7 +13,16 @@ from heph_vl.models.text import train_tokenizer
 from tests import tiny_retriever
 from tests.data.fake_archive import write_fake_archive
 
-COMMANDS = ("inspect", "simulate", "simulate-patches", "dataset", "index", "search", "detect")
+COMMANDS = (
+    "inspect",
+    "simulate",
+    "simulate-patches",
+    "dataset",
+    "index",
+    "search",
+    "detect",
+    "series",
+)
 
 
 def call(capsys, *words):

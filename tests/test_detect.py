@@ -11,8 +11,9 @@ from scipy import ndimage
 
 from heph_vl import cli
 from heph_vl.data.annotations import ACTIVITY_TYPES
+from heph_vl.data.picture import find_images, read_picture, stem_of
 from heph_vl.data.raster import fill
-from heph_vl.detect import find_images, outlines, read_picture, stem_of
+from heph_vl.detect import outlines
 from heph_vl.errors import HephError
 from tests import tiny_heads
 from tests.data.fake_archive import write_fake_archive

@@ -18,6 +18,7 @@ from heph_vl.models.text import train_tokenizer
 from heph_vl.search import build_index, search
 from tests import tiny_retriever
 from tests.data.fake_archive import write_fake_archive
+from tests.licsar import FRAME, bowl, write_pair
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def test_names_that_repeat_over_folders_replace_nothing_unasked(workplace, tmp_p
     assert len(Index.open(tmp_path / "index")) == 1
 
 
-def test_files_that_are_not_indexed_are_told(workplace, tmp_path):
+def test_loose_files_are_indexed_and_those_that_cannot_be_are_told(workplace, tmp_path):
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     path = next((workplace / "archive").rglob("*.geo.diff.png"))
@@ -88,10 +89,22 @@ def test_files_that_are_not_indexed_are_told(workplace, tmp_path):
     shutil.copy(path, pictures / "20180101_20180113.geo.unw.png")  # beside it, and of no interest
     shutil.copy(path, pictures / "other.PNG")
     np.save(pictures / "phase.npy", np.zeros((40, 40), np.float32))
-    report = build_index(pictures, tmp_path / "index", workplace / "model")
-    assert report["images"] == 2
+    np.save(pictures / "empty.npy", np.full((40, 40), np.nan, np.float32))
+    phase = write_pair(tmp_path / "licsar" / FRAME, "20190101_20190113", bowl(4))
+    report = build_index(tmp_path / "licsar", tmp_path / "index", workplace / "model")
+    assert report["images"] == 1
+    (hit,) = search(tmp_path / "index", text="mogi", where="latitude > 37 AND longitude < 16").hits
+    assert hit.row["longitude"] == pytest.approx(15.0)
+    assert hit.row["latitude"] == pytest.approx(37.75)
+    assert hit.row["volcanoes"] == ["Etna"]
+    assert hit.row["frame_id"] == FRAME
+    assert not search(tmp_path / "index", text="mogi", where="latitude > 38").hits
+    for path in phase.parent.iterdir():
+        shutil.copy(path, pictures)
+    report = build_index(pictures, tmp_path / "index2", workplace / "model")
+    assert report["images"] == 4
     (problem,) = report["problems"]
-    assert "phase.npy: .npy files are not indexed" in problem
+    assert "empty.npy: no valid phase" in problem
 
 
 def test_a_small_index_needs_no_approximation(workplace, tmp_path):

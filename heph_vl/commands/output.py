@@ -19,6 +19,23 @@ Strict = Annotated[
     bool, typer.Option("--strict", help="Stop at the first bad record instead of leaving it out.")
 ]
 
+Bbox = Annotated[
+    tuple[float, float, float, float] | None,
+    typer.Option(help="Only this box of GeoTIFFs: west south east north, in degrees."),
+]
+
+
+def check_box(
+    bbox: tuple[float, float, float, float] | None,
+) -> tuple[float, float, float, float] | None:
+    """The box itself; wrong usage unless it is one."""
+    if bbox is not None:
+        west, south, east, north = bbox
+        if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
+            what = f"{west:g} {south:g} {east:g} {north:g}: give west south east north, in degrees"
+            raise typer.BadParameter(what, param_hint="--bbox")
+    return bbox
+
 
 def examples(*lines: str) -> str:
     """The end of a command's help: example commands, each in its own paragraph."""

@@ -36,7 +36,7 @@ SEARCH_EXAMPLES = examples(
 
 
 def index(
-    data: Annotated[Path, typer.Argument(help="A dataset, an archive, or a folder of PNGs.")],
+    data: Annotated[Path, typer.Argument(help="A dataset, an archive, or a folder of images.")],
     index: Annotated[Path, typer.Argument(help="Folder of the index; made, or added to.")],
     model: Annotated[Path, typer.Option(help="Folder of the retriever.")],
     split: Annotated[str | None, typer.Option(help="Only this split of a dataset.")] = None,

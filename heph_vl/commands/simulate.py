@@ -89,6 +89,10 @@ def simulate(
     truth: Annotated[
         bool, typer.Option("--truth", help="Store line-of-sight displacements (.geo.los.tif) too.")
     ] = False,
+    geotiff: Annotated[
+        bool,
+        typer.Option("--geotiff", help="Write LiCSAR's GeoTIFFs, look vectors and heights too."),
+    ] = False,
     palette: Annotated[
         Literal["new", "old"], typer.Option(help="LiCSAR's colours since, or before, October 2020.")
     ] = "new",
@@ -121,6 +125,7 @@ def simulate(
         "seed": seed,
         "dem": dem,
         "truth": truth,
+        "geotiff": geotiff,
         "chain": chain,
         "rendering": Rendering(palette=palette, posterise=posterise),
         "workers": workers,

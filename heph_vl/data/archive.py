@@ -2,7 +2,8 @@
 
 Layout: `<root>/<frameID>/interferograms/<primary>_<secondary>/<primary>_<secondary>.geo.diff.png`
 with `.geo.cc.png` (coherence) and, where simulated from a record, `.geo.mask.png` (class ids as
-rendered) beside it; annotations in `<root>/annotations/` or given separately.
+rendered) beside it; annotations in `<root>/annotations/` or given separately. Where there is no
+preview, LiCSAR's GeoTIFFs serve: `.geo.diff_pha.tif`, `.geo.cc.tif`.
 Real and simulated archives are alike; `<root>/simulation.json` marks a simulated one,
 `<root>/generation.json` a generated one.
 """
@@ -16,13 +17,14 @@ from pathlib import Path
 
 from heph_vl.data.annotations import Annotation, check_frame_id, read_annotations
 from heph_vl.data.native import NativePair, load_pair, usual_size
+from heph_vl.data.picture import COHERENCE_PNG, COHERENCE_TIFF, PHASE_PNG, PHASE_TIFF
 from heph_vl.data.raster import rasterise
 from heph_vl.errors import HephError
 
 __all__ = ["Archive", "NativePair", "Pair", "load_pair", "rasterise", "scan_archive", "usual_size"]
 
-IMAGE_SUFFIX = ".geo.diff.png"
-COHERENCE_SUFFIX = ".geo.cc.png"
+IMAGE_SUFFIX = PHASE_PNG
+COHERENCE_SUFFIX = COHERENCE_PNG
 MASK_SUFFIX = ".geo.mask.png"
 SIMULATION_FILE = "simulation.json"
 GENERATION_FILE = "generation.json"
@@ -37,8 +39,8 @@ class Pair:
         frame_id: LiCSAR frame.
         primary_date: First acquisition.
         secondary_date: Second acquisition.
-        image: Coloured wrapped phase (PNG).
-        coherence: Coherence (PNG), None where the archive has none.
+        image: Coloured wrapped phase (PNG), or wrapped phase in radians (GeoTIFF).
+        coherence: Coherence of the same kind, None where the archive has none.
         annotation: The experts' record, None where there is none.
         mask: Class ids (PNG) as rendered by the simulator, None where the polygons say it.
     """
@@ -87,8 +89,7 @@ class Archive:
     @property
     def source(self) -> str:
         """`simulated` or `generated` if the archive says so itself, else `real`."""
-        marks = {"simulated": SIMULATION_FILE, "generated": GENERATION_FILE}
-        return next((name for name, mark in marks.items() if (self.root / mark).is_file()), "real")
+        return source_of(self.root)
 
 
 def find_annotations(root: Path) -> Path | None:
@@ -189,7 +190,7 @@ def _find_pairs(root: Path, problems: list[HephError]) -> Iterator[Pair]:
 
 def _read_pair(folder: Path, frame_id: str, root: Path, problems: list[HephError]) -> Pair | None:
     """The pair in one folder named by its dates, or None and a problem."""
-    dates = _parse_dates(folder.name)
+    dates = dates_of(folder.name)
     if dates is None:
         fix = "name the folder <primary>_<secondary>, e.g. 20200101_20200113"
         problems.append(HephError(str(folder), "no pair of dates, earlier first", fix))
@@ -202,9 +203,11 @@ def _read_pair(folder: Path, frame_id: str, root: Path, problems: list[HephError
                 problems.append(_escapes(Path(entry.path), root))
             elif entry.is_file():
                 files.add(entry.name)
+    if image not in files and folder.name + PHASE_TIFF in files:
+        image, coherence = folder.name + PHASE_TIFF, folder.name + COHERENCE_TIFF
     if image not in files:
         found = ", ".join(sorted(files)[:4]) or "no file"
-        fix = f"name the interferogram {image}"
+        fix = f"name the interferogram {image}, or {folder.name}{PHASE_TIFF}"
         problems.append(HephError(str(folder), f"no {image}, found {found}", fix))
         return None
     beside = folder / coherence if coherence in files else None
@@ -240,7 +243,8 @@ def _escapes(path: Path, root: Path) -> HephError:
     return HephError(str(path), f"link to {path.resolve()}, outside the archive {root}", fix)
 
 
-def _parse_dates(name: str) -> tuple[date, date] | None:
+def dates_of(name: str) -> tuple[date, date] | None:
+    """Dates of a pair named `YYYYMMDD_YYYYMMDD`; None unless it is one, earlier date first."""
     first, _, second = name.partition("_")
     if not (len(first) == len(second) == 8 and (first + second).isdecimal()):
         return None
@@ -249,6 +253,25 @@ def _parse_dates(name: str) -> tuple[date, date] | None:
     except ValueError:
         return None
     return (dates[0], dates[1]) if dates[0] < dates[1] else None
+
+
+def source_of(*folders: Path) -> str:
+    """`simulated` or `generated` if one of the folders is marked so, else `real`."""
+    marks = {"simulated": SIMULATION_FILE, "generated": GENERATION_FILE}
+    found = (
+        name for folder in folders for name, mark in marks.items() if (folder / mark).is_file()
+    )
+    return next(found, "real")
+
+
+def frame_of(path: Path) -> str | None:
+    """The LiCSAR frame in whose folder a file lies; None if in none."""
+    for parent in path.resolve().parents:
+        try:
+            return check_frame_id(parent.name, str(path))
+        except HephError:
+            continue
+    return None
 
 
 def _nothing_found(root: Path, problems: list[HephError]) -> HephError:

@@ -3,6 +3,7 @@
 Nearly all previews are at that scale already and pass through as stored, byte for byte. The others
 are decoded, averaged as phasors, coloured again, and their polygons shrunk with them:
 
+- GeoTIFFs in radians, where there is no preview: coloured with LiCSAR's newer palette;
 - images at LiCSAR's full resolution of 0.001 degree, 10/3 times the size their frame usually has;
 - the previews of StripMap frames. These are processed on a grid of one arc-second and reduced to
   30 % like all previews, which makes 1/1080 degree (103 m).
@@ -21,6 +22,7 @@ from PIL import Image
 
 from heph_vl.data import phase
 from heph_vl.data.annotations import Event
+from heph_vl.data.picture import read_picture
 from heph_vl.data.raster import CLASS_IDS, rasterise
 from heph_vl.errors import HephError
 
@@ -78,6 +80,8 @@ def load_pair(pair: "Pair", usual_size: Size | None = None) -> NativePair:
         HephError: If an image is missing, damaged, grey, 16-bit or too large, if the coherence
             has another size, or if a polygon lies outside the image.
     """
+    if pair.image.suffix != ".png":
+        return _from_geotiff(pair)
     image_png = _read(pair.image)
     image = phase.open_png(image_png, str(pair.image))
     _refuse_grey(image, str(pair.image))
@@ -98,6 +102,31 @@ def load_pair(pair: "Pair", usual_size: Size | None = None) -> NativePair:
             image_png, coherence_png, mask, image.size, events, spacing, image, coherence
         )
     return _resampled(image, coherence, rendered, events, spacing, str(pair.image))
+
+
+def _from_geotiff(pair: "Pair") -> NativePair:
+    """A pair in radians, painted; its polygons are in pixels of the preview that is not there."""
+    picture = read_picture(pair.image)
+    smaller = phase.NATIVE_SPACING_DEG / source_spacing_deg(pair.frame_id, (0, 0), None)
+    image = paint(picture.wrapped_phase, picture.valid, "new")
+    events: tuple[Event, ...] = ()
+    if pair.annotation is not None:
+        where = f"annotation {pair.annotation.unique_id}: segmentation_mask"
+        shrunk = (_divided(event, smaller) for event in pair.annotation.events)
+        events = tuple(_inside(event, image.size, where) for event in shrunk)
+    coherence = picture.channels[2] if picture.measured else None
+    grey = None if coherence is None else np.rint(255 * coherence).astype(np.uint8)
+    spacing = phase.NATIVE_SPACING_DEG / picture.scale[0]
+    return NativePair(
+        encode_png(image),
+        None if grey is None else encode_png(grey),
+        rasterise(events, image.size) if pair.mask is None else read_mask(pair.mask, image.size),
+        image.size,
+        events,
+        spacing,
+        image,
+        coherence,
+    )
 
 
 def read_mask(path: Path, size: Size) -> NDArray[np.uint8]:
@@ -248,7 +277,7 @@ def _resampled(
     z, valid = phase.resample_phasor(
         phase.phasor(decoded.wrapped_phase, decoded.valid), decoded.valid, factor
     )
-    coarse = _coloured(np.angle(z), valid, decoded.palette)
+    coarse = paint(np.angle(z), valid, decoded.palette)
     coherence_png = None
     if coherence is not None:
         # Coherence 0 means no data: it must not pull the mean of its neighbours down.
@@ -274,10 +303,19 @@ def _resampled(
     )
 
 
-def _coloured(
+def paint(
     wrapped_phase: NDArray[np.floating], valid: NDArray[np.bool_], palette: str
 ) -> Image.Image:
-    """A palette picture with transparent no-data where the colours allow it, else RGBA."""
+    """A coloured picture of a wrapped phase.
+
+    Args:
+        wrapped_phase: (H, W) [rad] in (-pi, pi].
+        valid: (H, W) bool.
+        palette: "new" or "old".
+
+    Returns:
+        A palette picture with transparent no-data where the colours allow it, else RGBA.
+    """
     rgb = phase.colour(wrapped_phase, palette=palette)
     packed = rgb.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
     colours, index = np.unique(packed, return_inverse=True)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from heph_vl.data import palettes, unmixing
+from heph_vl.data.geotiff import Georeference
 from heph_vl.data.images import indexed_colours, look_up, open_png, read_coherence
 from heph_vl.data.phasors import (
     estimate_coherence,
@@ -59,8 +60,7 @@ class Decoded:
         palette: "new", "old" or "radians".
         posterised: Whether the picture keeps at most 4 bits a channel.
         sense_known: Whether zero and sign of the phase are known (not in the old palette).
-        spacing_deg: Pixel spacing [degree] if the file states it.
-        origin: (longitude, latitude) [degree] of the top left corner if the file states it.
+        place: Where it lies, and its pixel spacing, if the file states it.
     """
 
     wrapped_phase: NDArray[np.float32]
@@ -69,8 +69,7 @@ class Decoded:
     palette: str
     posterised: bool
     sense_known: bool = True
-    spacing_deg: float | None = None
-    origin: tuple[float, float] | None = None
+    place: Georeference | None = None
 
 
 def wrap(phase: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -132,8 +131,7 @@ def read_interferogram(path: Path | str, *, palette: str = "auto") -> Decoded:
             product.valid.astype(np.float32),
             "radians",
             posterised=False,
-            spacing_deg=product.spacing_deg,
-            origin=product.origin,
+            place=product.place,
         )
     return decode_image(open_png(path, str(path)), palette=palette, where=str(path))
 

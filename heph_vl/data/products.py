@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from heph_vl.data.geotiff import Georeference, read_geotiff
 from heph_vl.data.images import MAX_PIXELS
 from heph_vl.errors import HephError
 
 _FIX = "give wrapped phase in radians (.geo.diff_pha.tif, real .npy) or a complex .npy"
-_PIXEL_SCALE, _TIEPOINT, _GDAL_NODATA = 33550, 33922, 42113
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,12 @@ class Radians:
     Attributes:
         phase: (H, W) float32 [rad], not yet wrapped, 0 where invalid.
         valid: (H, W) bool.
-        spacing_deg: Pixel spacing [degree], None if not stated.
-        origin: (longitude, latitude) [degree] of the top left corner, None if not stated.
+        place: Where it lies, None if not stated.
     """
 
     phase: NDArray[np.float32]
     valid: NDArray[np.bool_]
-    spacing_deg: float | None = None
-    origin: tuple[float, float] | None = None
+    place: Georeference | None = None
 
 
 def read_radians(path: Path) -> Radians:
@@ -41,11 +39,12 @@ def read_radians(path: Path) -> Radians:
         path: The file.
 
     Returns:
-        Phase and validity, with spacing and origin where a GeoTIFF states them.
+        Phase and validity, with the place where a GeoTIFF states it.
 
     Raises:
         HephError: If it cannot be read, is larger than 64 megapixels, is not one 2-D band of
-            floats, has no valid phase, or holds values beyond 2 pi.
+            floats, has no valid phase, holds values beyond 2 pi, or lies on another grid than one
+            of degrees.
     """
     where = str(path)
     if path.suffix.lower() == ".npy":
@@ -64,33 +63,9 @@ def _read_npy(path: Path, where: str) -> NDArray[Any]:
 
 
 def _read_tiff(path: Path, where: str) -> Radians:
-    import tifffile
-
-    try:
-        with tifffile.TiffFile(path) as file:
-            page = file.pages[0]
-            _check_shape(page.shape, where)
-            tags = {tag.code: tag.value for tag in page.tags.values()}
-            array = page.asarray()
-    except HephError:
-        raise
-    except Exception as error:  # tifffile and its codecs raise many kinds on damaged files
-        raise HephError(where, f"not a readable TIFF: {error}", "get the file again") from error
-    scale, tie = tags.get(_PIXEL_SCALE), tags.get(_TIEPOINT)
-    spacing = float(scale[0]) if scale else None
-    origin = None
-    if scale and tie:
-        origin = (
-            float(tie[3]) - float(tie[0]) * float(scale[0]),
-            float(tie[4]) + float(tie[1]) * float(scale[1]),
-        )
-    no_data = [0.0]
-    if _GDAL_NODATA in tags:
-        try:
-            no_data.append(float(str(tags[_GDAL_NODATA]).strip("\x00 ")))
-        except ValueError as error:
-            raise HephError(where, f"no-data tag {tags[_GDAL_NODATA]!r}", _FIX) from error
-    return _checked(array, where, tuple(no_data), spacing, origin)
+    band = read_geotiff(path, MAX_PIXELS)
+    no_data = (0.0,) if band.no_data is None else (0.0, band.no_data)
+    return _checked(band.values, where, no_data, band.place)
 
 
 def _check_shape(shape: tuple[int, ...], where: str) -> None:
@@ -104,8 +79,7 @@ def _checked(
     array: NDArray[Any],
     where: str,
     no_data: tuple[float, ...] = (),
-    spacing_deg: float | None = None,
-    origin: tuple[float, float] | None = None,
+    place: Georeference | None = None,
 ) -> Radians:
     if array.dtype.kind == "c":
         valid = np.isfinite(array) & (array != 0)
@@ -122,4 +96,4 @@ def _checked(
             where, f"values up to {largest:.4g}: degrees or unwrapped phase, not radians", _FIX
         )
     phase = np.where(valid, array, 0).astype(np.float32)
-    return Radians(phase, np.asarray(valid), spacing_deg, origin)
+    return Radians(phase, np.asarray(valid), place)

@@ -81,6 +81,7 @@ def simulate(
     size: int = 288,
     dem: Path | None = None,
     truth: bool = False,
+    geotiff: bool = False,
     chain: bool = True,
     rendering: Rendering | None = None,
     workers: int | None = None,
@@ -98,6 +99,7 @@ def simulate(
         size: Side of the images in native pixels (1/300 degree), a multiple of 3.
         dem: Real elevation (.hgt, GeoTIFF or folder) to take places from.
         truth: Whether to store LOS displacements beside the pictures.
+        geotiff: Whether to store LiCSAR's GeoTIFFs at 0.001 degree beside them.
         chain: Whether to simulate noise, filter, resize and rounding of colours.
         rendering: How previews are drawn; if none, as the real patches are: the newer LiCSAR
             palette, posterised.
@@ -119,6 +121,7 @@ def simulate(
         dates,
         size,
         truth=truth,
+        geotiff=geotiff,
         chain=chain,
         rendering=_rendering(rendering, chain),
     )
@@ -140,6 +143,7 @@ def simulate_twin(
     seed: int = 0,
     dem: Path | None = None,
     truth: bool = False,
+    geotiff: bool = False,
     chain: bool = True,
     rendering: Rendering | None = None,
     workers: int | None = None,
@@ -162,6 +166,7 @@ def simulate_twin(
         seed: Same seed, same bytes.
         dem: Real elevation to take places from.
         truth: Whether to store LOS displacements beside the pictures.
+        geotiff: Whether to store LiCSAR's GeoTIFFs at 0.001 degree beside them.
         chain: Whether to simulate noise, filter, resize and rounding of colours.
         rendering: As in `simulate`.
         workers: Processes; one for each core when none.
@@ -188,6 +193,7 @@ def simulate_twin(
         deforming=deforming,
         dem=_dem_digest(dem, sites.values()),
         truth=truth,
+        geotiff=geotiff,
         chain=chain,
         rendering=_rendering(rendering, chain),
     )
@@ -317,7 +323,8 @@ def _read_settings(file: Path) -> dict[str, Any]:
 def _missing(out: Path, settings: Settings, chunk: Chunk) -> Chunk:
     """The chunk's jobs whose files are not all there."""
     twin = bool(settings.annotations)
-    left = [j for j in chunk.jobs if not is_complete(out, j.unique_id, settings.truth, twin)]
+    files = {"truth": settings.truth, "twin": twin, "geotiff": settings.geotiff}
+    left = [j for j in chunk.jobs if not is_complete(out, j.unique_id, **files)]
     return replace(chunk, jobs=tuple(left))
 
 

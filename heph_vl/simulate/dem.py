@@ -7,7 +7,6 @@ that very corner and on the opposite one, and shares its outer rows and columns 
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 from torch import Tensor
 from torch.nn import functional
 
+from heph_vl.data.geotiff import read_geotiff
 from heph_vl.errors import HephError
 from heph_vl.simulate.cones import Volcano
 from heph_vl.simulate.grid import COARSE, Grid
@@ -34,7 +34,6 @@ SUMMIT_SPACING_M = 7_000.0
 _HGT_NAME = re.compile(r"([NS])(\d{2})([EW])(\d{3})", re.IGNORECASE)
 _HGT_SIDES = {side * side * 2: side for side in (1201, 3601)}
 _HGT_VOID = -32768
-_PIXEL_SCALE, _TIEPOINT = 33550, 33922
 _FIX = "give SRTM tiles (.hgt) or a GeoTIFF in degrees of longitude and latitude"
 
 
@@ -157,37 +156,16 @@ def _read_hgt(path: Path) -> Dem:
 
 
 def _read_geotiff(path: Path) -> Dem:
-    import tifffile
-
     where = str(path)
-    try:
-        with tifffile.TiffFile(path) as file:
-            page = file.pages.first
-            if len(page.shape) != 2 or page.shape[0] * page.shape[1] > MAX_PIXELS:
-                raise HephError(where, f"array of shape {page.shape}", "give one band, not too big")
-            scale, tie = (page.tags.valueof(code) for code in (_PIXEL_SCALE, _TIEPOINT))
-            keys: dict[str, Any] = page.geotiff_tags or {}
-            no_data = page.nodata if "GDAL_NODATA" in page.tags else np.nan
-            raw = page.asarray().astype(np.float32)
-    except HephError:
-        raise
-    except Exception as error:  # tifffile and its codecs raise many kinds on damaged files
-        raise HephError(where, f"not a readable TIFF: {error}", "get the file again") from error
-    if not scale or not tie:
+    band = read_geotiff(path, MAX_PIXELS)
+    if band.place is None:
         raise HephError(where, "no ModelPixelScale and ModelTiepoint tags", _FIX)
-    if int(keys.get("GTModelTypeGeoKey", 2)) != 2 or not 0 < scale[0] < 1:
-        raise HephError(where, f"pixels of {scale[0]:g}: not in degrees", _FIX)
-    if abs(scale[0] - scale[1]) > 1e-3 * scale[0]:
-        raise HephError(
-            where, f"pixels of {scale[0]:g} by {scale[1]:g} degrees", "make them square"
-        )
-    # The tie point is a corner unless the file says that its samples are points.
-    half = 0.0 if int(keys.get("GTRasterTypeGeoKey", 1)) == 2 else 0.5
-    longitude = float(tie[3]) + (half - float(tie[0])) * float(scale[0])
-    latitude = float(tie[4]) - (half - float(tie[1])) * float(scale[1])
-    voids = ~np.isfinite(raw) | (raw == np.float32(no_data)) | (raw == _HGT_VOID)
+    raw = band.values.astype(np.float32)
+    no_data = np.float32(np.nan if band.no_data is None else band.no_data)
+    voids = ~np.isfinite(raw) | (raw == no_data) | (raw == _HGT_VOID)
     elevation, filled = _fill_voids(raw, voids, where)
-    return Dem(elevation, latitude, longitude, float(scale[0]), filled, path.name)
+    longitude, latitude = band.place.lonlat(0.5, 0.5)
+    return Dem(elevation, latitude, longitude, band.place.spacing_deg, filled, path.name)
 
 
 def _read_folder(folder: Path) -> Dem:

@@ -19,10 +19,13 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
+from heph_vl.data import splits
 from heph_vl.data.annotations import Point
+from heph_vl.data.geotiff import Georeference
 from heph_vl.data.native import STRIPMAP_SPACING_DEG
 from heph_vl.data.phase import NATIVE_SPACING_DEG
 from heph_vl.data.raster import fill
+from heph_vl.data.volcanoes import volcanoes
 from heph_vl.simulate.decorrelation import LandCover, land_cover
 from heph_vl.simulate.dem import dem_terrain, read_dem
 from heph_vl.simulate.footprint import burst_geometry, swath_footprint
@@ -76,6 +79,7 @@ class Place:
         footprint: (H, W) bool, inside the swath.
         sub_swath: (H, W) int8 in 0..2.
         burst: (H, W) int16, counted along the flight.
+        origin: Longitude and latitude [deg] of the north-west pixel's centre, on real elevation.
     """
 
     site: Site
@@ -87,6 +91,24 @@ class Place:
     footprint: Tensor
     sub_swath: Tensor
     burst: Tensor
+    origin: tuple[float, float] | None = None
+
+    @property
+    def georeference(self) -> Georeference:
+        """Where the fine grid lies.
+
+        On invented ground it is centred on the frame's latitude and on the mean longitude of its
+        volcanoes, so that maps of it are near them.
+        """
+        grid = self.grid
+        if self.origin is None:
+            middle = longitude_of(self.site.frame_id), grid.latitude_deg
+            corner = -(grid.width - 1) / 2, -(grid.height - 1) / 2
+            west, north = Georeference(*middle, grid.spacing_deg).lonlat(*corner)
+        else:
+            west, north = self.origin
+        half = grid.spacing_deg / 2
+        return Georeference(west - half, north + half, grid.spacing_deg)
 
     def ice(self, days: float) -> tuple[Tensor, Tensor]:
         """Phase of flowing ice between two dates [rad], and the factor it leaves of coherence.
@@ -148,6 +170,13 @@ def latitude_of(frame_id: str) -> float:
     middle = frame_id.split("_")[1]
     latitude = 90.0 - int(middle) / 100.0 if middle.isdecimal() else 0.0
     return latitude if abs(latitude) < 80.0 else 0.0
+
+
+def longitude_of(frame_id: str) -> float:
+    """Mean longitude [deg] of the volcanoes of a frame's group; 0 where none is known."""
+    frame = splits.FRAMES.get(frame_id)
+    known = [v.longitude for v in volcanoes() if frame is not None and v.group == frame.group]
+    return math.fsum(known) / len(known) if known else 0.0
 
 
 def look_of(frame_id: str, incidence_deg: float) -> Look:
@@ -248,12 +277,14 @@ def draw_place(site: Site, seed: int, dem: str | None = None) -> Place:
     """
     grid = grid_of(site)
     g = seeded(seed, site.frame_id, "place")
+    origin = None
     if dem is None:
         known = known_frames().get(site.frame_id)
         look_like = (known.ground, known.humidity) if known else (None, None)
         terrain = draw_terrain(grid, g, *look_like, summits=_summits(site.polygons))
     else:
-        terrain, _ = dem_terrain(read_once(dem), grid, g)
+        terrain, (north, west) = dem_terrain(read_once(dem), grid, g)
+        origin = west, north
     if site.icy:
         terrain = _ice_cap(terrain, grid, site, g)
     keep = None
@@ -271,7 +302,7 @@ def draw_place(site: Site, seed: int, dem: str | None = None) -> Place:
         slope(terrain, grid),
         fractal(grid, g, exponent=2.6, longest_m=6_000.0),
     )
-    return Place(site, seed, grid, look, terrain, cover, footprint, *bursts)
+    return Place(site, seed, grid, look, terrain, cover, footprint, *bursts, origin)
 
 
 def _summits(polygons: Sequence[Sequence[Point]]) -> list[tuple[float, float]]:

@@ -35,6 +35,7 @@ class Settings:
         deforming: Whether a twin may take records with deformation only.
         dem: Hash of the real elevation, if it was used.
         truth: Whether LOS displacements are stored.
+        geotiff: Whether LiCSAR's GeoTIFFs are written beside the pictures.
         chain: Whether noise, filter, resize and palette rounding are simulated.
         rendering: How pictures are drawn.
         version: Of this package.
@@ -51,6 +52,7 @@ class Settings:
     deforming: bool = False
     dem: str = ""
     truth: bool = False
+    geotiff: bool = False
     chain: bool = True
     rendering: Rendering = field(default_factory=Rendering)
     version: str = __version__

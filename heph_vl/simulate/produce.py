@@ -19,7 +19,7 @@ from heph_vl.simulate.place import seeded
 from heph_vl.simulate.plan import Chunk, Job, Settings
 from heph_vl.simulate.render import Picture, Rendering, amplitude, draw, to_images
 from heph_vl.simulate.scene import Scene, annotate, bare, observe
-from heph_vl.simulate.store import Product
+from heph_vl.simulate.store import Fine, Product
 from heph_vl.simulate.twin import Twin, cached_place, coarse_phase, compare, make_twin
 
 DEFORMING = 0.6  # share of pairs with motion in free mode; some of it is too noisy to be seen
@@ -140,7 +140,25 @@ def _product(
         picture = color_bar(picture, bar, options.palette)
     los = _native_los(scene) if settings.truth else None
     truth = {"pass": annotation.pass_direction, "look_vector": list(place.look.vector)} | truth
-    return Product(annotation, picture, coherence, mask, los, truth)
+    fine = _fine(scene) if settings.geotiff else None
+    return Product(annotation, picture, coherence, mask, los, truth, fine=fine)
+
+
+def _fine(scene: Scene) -> Fine:
+    """The scene as LiCSAR's GeoTIFFs hold it; a coloured bar is drawn into previews only."""
+    place = scene.layers.place
+    valid = scene.valid.numpy()
+    # 0 is no data: a phase of exactly 0 becomes the smallest step beside it.
+    phase = scene.wrapped_phase.numpy()
+    phase = np.where(phase == 0, np.float32(1e-6), phase) * valid
+    coherence = np.rint(255 * scene.coherence.clamp(0, 1).numpy()).astype(np.uint8)
+    return Fine(
+        phase.astype(np.float32),
+        np.where(valid, np.maximum(coherence, 1), 0).astype(np.uint8),
+        place.look.vector,
+        place.terrain.elevation.numpy().astype(np.float32),
+        place.georeference,
+    )
 
 
 def _draw(scene: Scene, options: Rendering, generator: torch.Generator) -> Picture:

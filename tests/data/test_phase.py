@@ -346,8 +346,8 @@ def test_geotiff_in_radians(tmp_path: Path, options: dict[str, object]) -> None:
     phase[0, :5], phase[1, :5] = 0, np.nan
     decoded = read_interferogram(write_tiff(tmp_path / "a.geo.diff_pha.tif", phase, **options))
     assert decoded.palette == "radians"
-    assert decoded.spacing_deg == pytest.approx(0.001)
-    assert decoded.origin == pytest.approx((-91.5, 0.25))
+    assert decoded.place.spacing_deg == pytest.approx(0.001)
+    assert decoded.place.lonlat(0, 0) == pytest.approx((-91.5, 0.25))
     assert decoded.valid.sum() == 590
     assert np.allclose(decoded.wrapped_phase[decoded.valid], phase[decoded.valid])
     assert np.array_equal(decoded.confidence, decoded.valid.astype(np.float32))

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from eval.real_patches import (
     summarise,
 )
 from heph_vl.data.phase import colour, wrap
-from heph_vl.detect import Picture, read_picture
+from heph_vl.data.picture import Picture, read_picture
 from heph_vl.models.heads import Heads
 from tests import tiny_heads
 
@@ -83,7 +84,7 @@ def test_land_is_the_smooth_ground_and_not_the_grain(place: Path) -> None:
     assert land[:, :36].mean() < 0.02
     gone = picture.valid.copy()
     gone[:, 60:] = False
-    less = land_of(Picture(picture.channels, gone, picture.wrapped_phase, picture.size))
+    less = land_of(replace(picture, valid=gone))
     assert not less[:, 60:].any()
 
 
@@ -105,7 +106,9 @@ def seen(
     name: str, frame: str, probability: float, truth: np.ndarray, iou: float | None, called: int
 ) -> Look:
     valid = np.ones((SIDE, SIDE), bool)
-    picture = Picture(np.zeros((3, SIDE, SIDE), np.float32), valid, 0.0 * truth, (SIDE, SIDE))
+    picture = Picture(
+        Path("drawn"), np.zeros((3, SIDE, SIDE), np.float32), valid, 0.0 * truth, (SIDE, SIDE)
+    )
     entry = Entry(name, "", frame, Path(name), None)
     area = Area(100, called)
     return Look(entry, picture, truth, truth, probability, probability > 0.5, iou, area, area)

@@ -15,6 +15,7 @@ from PIL import Image
 from heph_vl.data import splits
 from heph_vl.data.annotations import parse_annotation, read_annotations
 from heph_vl.data.phase import read_interferogram
+from heph_vl.data.picture import read_layers, read_picture
 from heph_vl.data.raster import fill
 from heph_vl.errors import HephError
 from heph_vl.simulate import store
@@ -210,6 +211,32 @@ def test_truth_holds_the_sources_and_the_displacement(tmp_path):
         if not truth["sources"]:
             assert not los.any()
     assert seen
+
+
+def test_geotiffs_show_what_the_pictures_show(tmp_path):
+    simulate(tmp_path / "a", 2, **SMALL, geotiff=True, workers=1)
+    for image in (tmp_path / "a").rglob("*.diff.png"):
+        shown = read_picture(image)
+        exact = read_picture(image.with_name(image.name.replace("diff.png", "diff_pha.tif")))
+        assert exact.measured
+        assert exact.channels.shape == shown.channels.shape
+        both = exact.valid & shown.valid
+        assert both.sum() > 0.95 * exact.valid.sum()
+        clear = both & (exact.channels[2] > 0.5)
+        z = exact.channels[0] + 1j * exact.channels[1]
+        error = np.angle(z * (shown.channels[0] - 1j * shown.channels[1]))[clear]
+        assert np.median(np.abs(error)) < 0.25
+        coherence = exact.channels[2][both] - shown.channels[2][both]
+        assert np.abs(coherence).mean() < 0.03
+        layers = read_layers(exact)
+        assert np.hypot.reduce(layers.look_vector[:, 48, 48]) == pytest.approx(1.0, abs=1e-4)
+        east = layers.look_vector[0, 0, 0]
+        assert (east < 0) == (image.parts[-4][3] == "A")
+        assert np.isfinite(layers.height).all()
+        # Where the frame's name says: the middle number is the colatitude.
+        frame = image.parts[-4]
+        latitude = 90 - int(frame.split("_")[1]) / 100
+        assert exact.place.lonlat(48, 48)[1] == pytest.approx(latitude, abs=0.01)
 
 
 def test_without_the_chain_colours_are_those_of_the_palette(tmp_path):

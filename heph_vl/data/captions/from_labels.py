@@ -26,7 +26,7 @@ earthquakes have none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -126,6 +126,23 @@ def _placed(mask: npt.NDArray[np.uint8], min_pixels: int) -> list[tuple[str, str
         column = min(3 * (columns.start + columns.stop) // (2 * width), 2)
         found.append((len(part), kind, CELLS[3 * row + column]))
     return [(kind, cell) for _, kind, cell in sorted(found, key=lambda item: -item[0])]
+
+
+def cell_of(polygon: Sequence[Sequence[float]], size: tuple[int, int]) -> str:
+    """The place of an outline: where the middle of its box lies.
+
+    Args:
+        polygon: Corners (x, y) [px].
+        size: Width and height of the image [px].
+
+    Returns:
+        One of CELLS.
+    """
+    column, row = (
+        min(2, max(0, int(1.5 * (min(axis) + max(axis)) / side)))
+        for axis, side in zip(zip(*polygon, strict=True), size, strict=True)
+    )
+    return CELLS[3 * row + column]
 
 
 def _types(labels: Mapping[str, Any], limits: Mapping[str, Any]) -> list[str]:
