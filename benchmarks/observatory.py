@@ -24,12 +24,14 @@ import numpy as np
 import tifffile
 import torch
 
+from heph_vl.alerts import find_alerts
 from heph_vl.data.geotiff import Georeference, geotiff_tags
 from heph_vl.data.picture import find_images, read_layers, read_picture
 from heph_vl.data.timeseries import Dates, best_series, is_before
 from heph_vl.data.views import turbulence
+from heph_vl.errors import HephError
 from heph_vl.models.heads import Heads
-from heph_vl.watch import Watch
+from heph_vl.watch import Watch, update_alerts
 
 PAIRS, NEXT = 1330, 10
 
@@ -95,10 +97,12 @@ def measure(model: Path, side: int, rounds: int) -> dict[str, Any]:
         pairs, scores = network()
 
         def look() -> None:
-            watch = Watch.open(frame, Path(place) / "out" / str(time.perf_counter_ns()))
+            out = Path(place) / "out" / str(time.perf_counter_ns())
+            watch = Watch.open(frame, out, heads.model_id)
             (product,) = watch.new_products()
-            watch.look(product, heads)
-            watch.write_alerts(watch.alerts(), {})
+            if not watch.look(product, heads) or watch.problems:
+                raise HephError(str(product.path), f"not read: {watch.problems}", "see above")
+            update_alerts(out, find_alerts(watch.sightings), {})
 
         runs: dict[str, Callable[[], Any]] = {
             "read_picture": lambda: read_picture(path),
