@@ -14,7 +14,7 @@ import numpy as np
 from heph_vl.data.geotiff import middle_of
 from heph_vl.data.images import read_png
 from heph_vl.data.native import encode_png, paint
-from heph_vl.data.picture import COHERENCE_PNG, PHASE_PNG, find_images, placed, read_picture
+from heph_vl.data.picture import coherence_of, find_images, placed, read_picture
 from heph_vl.data.volcanoes import nearest
 from heph_vl.errors import HephError
 from heph_vl.index_rows import ID_COLUMNS, image_id_of
@@ -172,9 +172,10 @@ def _place_of(path: Path) -> Row:
 
 def _stored(path: Path) -> tuple[bytes, bytes | None]:
     """A preview and the coherence beside it, as they are."""
-    coherence = path.with_name(path.name.replace(PHASE_PNG, COHERENCE_PNG))
-    has = coherence != path and coherence.is_file()
-    return read_png(path), read_png(coherence) if has else None
+    coherence = coherence_of(path)
+    if coherence is None or not coherence.is_file():
+        return read_png(path), None
+    return read_png(path), read_png(coherence)
 
 
 def _encoded(path: Path) -> tuple[bytes, bytes | None]:

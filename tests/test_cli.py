@@ -21,7 +21,9 @@ COMMANDS = (
     "index",
     "search",
     "detect",
+    "correct",
     "series",
+    "watch",
 )
 
 
