@@ -15,7 +15,7 @@ from heph_vl.models.weights import weights_sha256
 from tests.conftest import REPO
 
 FOLDER = REPO / "weights" / "retriever"
-MAX_BYTES = 15 << 20
+MAX_BYTES, MAX_BYTES_TOGETHER = 15_000_000, 40_000_000
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def test_files_are_small():
     files = [path for path in FOLDER.parent.rglob("*") if path.is_file()]
     assert len(files) > 10
     assert all(path.stat().st_size <= MAX_BYTES for path in files)
-    assert sum(path.stat().st_size for path in files) <= 64 << 20
+    assert sum(path.stat().st_size for path in files) <= MAX_BYTES_TOGETHER
 
 
 def test_results_and_card_are_of_these_weights(model):
@@ -36,8 +36,23 @@ def test_results_and_card_are_of_these_weights(model):
     assert results["model_id"] == model.model_id
     assert f"{results['suites']['captions']['metrics']['mAP']['model']['value']:.3f}" in card
     assert results["commit"] in card
-    encoder = json.loads((FOLDER / "config.json").read_text())["encoder"]
-    assert encoder["sha256"] == weights_sha256(FOLDER / "encoder")
+
+
+@pytest.mark.parametrize("name", ["heads", "judge", "retriever", "captioner"])
+def test_encoders_are_the_ones_that_are_named(name):
+    encoder = json.loads((FOLDER.parent / name / "config.json").read_text())["encoder"]
+    assert encoder["sha256"] == weights_sha256(FOLDER.parent / name / encoder["path"])
+
+
+def test_what_is_shared_is_stored_once():
+    """No two files of weights hold the same; heads and generator refer to others' folders."""
+    files = list(FOLDER.parent.rglob("*.safetensors"))
+    assert len({path.read_bytes() for path in files}) == len(files)
+    assert json.loads((FOLDER.parent / "heads/config.json").read_text())["encoder"]["path"] == (
+        "../encoder"
+    )
+    index = json.loads((FOLDER.parent / "generator/model_index.json").read_text())
+    assert index["text_path"] == "../retriever"
 
 
 def test_texts_of_equal_facts_are_nearer_than_others(model):

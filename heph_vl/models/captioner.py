@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from heph_vl.errors import HephError
+from heph_vl.hub import OnHub, located
 from heph_vl.models import weights
 from heph_vl.models.consensus import Answer, Sample, choose
 from heph_vl.models.encoder import (
@@ -102,7 +103,7 @@ class Memory:
         return Memory(*(value[i : i + 1] for value in vars(self).values()))
 
 
-class Captioner(nn.Module):
+class Captioner(OnHub, nn.Module):
     """An image encoder and a text decoder.
 
     Args:
@@ -426,11 +427,12 @@ class Captioner(nn.Module):
         weights.write_model(folder, "captioner", config, self._own_state(), **parts)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "Captioner":
+    def from_pretrained(cls, folder: str | Path, *, revision: str | None = None) -> "Captioner":
         """Read a captioner from a folder of `save_pretrained`, in evaluation mode.
 
         Args:
-            folder: Where it was saved.
+            folder: Where it was saved, or `user/repo` of the Hub.
+            revision: Branch, tag or commit there.
 
         Returns:
             The captioner with its tokenizer.
@@ -439,7 +441,7 @@ class Captioner(nn.Module):
             HephError: If the folder is incomplete, broken, or holds another model, or if its
                 encoder or tokenizer is not the one it was trained with.
         """
-        folder = Path(folder)
+        folder = located(folder, revision)
         entries = weights.read_config(folder, "captioner")
         where = str(folder / weights.CONFIG)
         config = weights.config_from_dict(CaptionerConfig, entries["config"], f"{where}: config")

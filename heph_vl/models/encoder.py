@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from heph_vl.errors import HephError
+from heph_vl.hub import OnHub, located
 from heph_vl.models import weights
 from heph_vl.models.backbone import Backbone
 from heph_vl.models.tiles import CELL, cell_share, choose_tiles, cut_tiles, inside, nearest_cells
@@ -95,7 +96,7 @@ class EncoderOutput:
     pyramid: dict[int, Tensor] | None
 
 
-class Encoder(nn.Module):
+class Encoder(OnHub, nn.Module):
     """Images of any size -> tokens, latents and saliency.
 
     Args:
@@ -200,8 +201,7 @@ class Encoder(nn.Module):
         Raises:
             HephError: It is missing, another one, or made otherwise than this one.
         """
-        inside = Path(folder) / "encoder"
-        folder = inside if inside.is_dir() else Path(folder)
+        folder = weights.encoder_folder(located(folder))
         encoder = Encoder.from_pretrained(folder, sha256=sha256)
         check_alike(encoder.config, self.config, str(folder))
         weights.fill(self, encoder.state_dict(), folder)
@@ -212,12 +212,15 @@ class Encoder(nn.Module):
         return weights.write_model(folder, "encoder", config, self.state_dict())
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, sha256: str | None = None) -> "Encoder":
+    def from_pretrained(
+        cls, folder: str | Path, *, sha256: str | None = None, revision: str | None = None
+    ) -> "Encoder":
         """Read an encoder from a folder of `save_pretrained`, in evaluation mode.
 
         Args:
-            folder: Where it was saved.
+            folder: Where it was saved, or `user/repo` of the Hub.
             sha256: The weights that are expected, if it matters which.
+            revision: Branch, tag or commit on the Hub.
 
         Returns:
             The encoder.
@@ -225,6 +228,7 @@ class Encoder(nn.Module):
         Raises:
             HephError: If the folder is incomplete, broken, or holds another model.
         """
+        folder = located(folder, revision)
         entries = weights.read_config(folder, "encoder")
         where = f"{Path(folder) / weights.CONFIG}: config"
         encoder = cls(weights.config_from_dict(EncoderConfig, entries["config"], where))

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from heph_vl.data.labels import LABELS, SOFTMAX
 from heph_vl.data.palettes import new_table
 from heph_vl.errors import HephError
+from heph_vl.hub import OnHub, located
 from heph_vl.models import weights
 from heph_vl.models.encoder import (
     Encoder,
@@ -72,7 +73,7 @@ class HeadsConfig:
             raise HephError("model.num_heads", what, "choose a divisor")
 
 
-class Heads(nn.Module):
+class Heads(OnHub, nn.Module):
     """Labels and masks of images of any size.
 
     Args:
@@ -281,11 +282,12 @@ class Heads(nn.Module):
         weights.write_model(folder, "heads", config, own, encoder=encoder, calibration=calibration)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "Heads":
+    def from_pretrained(cls, folder: str | Path, *, revision: str | None = None) -> "Heads":
         """Read heads from a folder of `save_pretrained`, in evaluation mode.
 
         Args:
-            folder: Where they were saved.
+            folder: Where it was saved, or `user/repo` of the Hub.
+            revision: Branch, tag or commit there.
 
         Returns:
             The heads with their calibration.
@@ -294,7 +296,7 @@ class Heads(nn.Module):
             HephError: If the folder is incomplete, broken, or holds another model, or if its
                 encoder is not the one they were trained with.
         """
-        folder = Path(folder)
+        folder = located(folder, revision)
         entries = weights.read_config(folder, "heads")
         where = str(folder / weights.CONFIG)
         config = weights.config_from_dict(HeadsConfig, entries["config"], f"{where}: config")

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from heph_vl.errors import HephError
+from heph_vl.hub import OnHub, located
 from heph_vl.models import weights
 from heph_vl.models.encoder import Encoder, EncoderConfig
 from heph_vl.models.gather import gather_rows
@@ -62,7 +63,7 @@ class MoCoConfig:
             raise HephError("model.temperature", f"{self.temperature}", "a positive number")
 
 
-class MoCo(nn.Module):
+class MoCo(OnHub, nn.Module):
     """A query encoder that learns, a key encoder that follows, and a queue of keys.
 
     Args:
@@ -150,11 +151,12 @@ class MoCo(nn.Module):
         weights.write_model(folder, "moco", config, self.projection.state_dict(), encoder=encoder)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "MoCo":
+    def from_pretrained(cls, folder: str | Path, *, revision: str | None = None) -> "MoCo":
         """Read a model of `save_pretrained`, in evaluation mode, with an empty queue.
 
         Args:
-            folder: Where it was saved.
+            folder: Where it was saved, or `user/repo` of the Hub.
+            revision: Branch, tag or commit there.
 
         Returns:
             The model; its key encoder equals its query encoder.
@@ -162,13 +164,11 @@ class MoCo(nn.Module):
         Raises:
             HephError: If the folder is incomplete, broken, or holds another model.
         """
-        folder = Path(folder)
+        folder = located(folder, revision)
         entries = weights.read_config(folder, "moco")
         where = str(folder / weights.CONFIG)
         config = weights.config_from_dict(MoCoConfig, entries["config"], f"{where}: config")
-        encoder = entries.get("encoder")
-        if not isinstance(encoder, dict) or {"path", "sha256"} - encoder.keys():
-            raise HephError(where, "the entry encoder: {path, sha256} is missing", "save it again")
+        encoder = weights.part(entries, "encoder", ("path", "sha256"), where)
         model = cls(config)
         seen = weights.read_weights(folder / encoder["path"], encoder["sha256"])
         weights.fill(model.encoder, seen, folder / encoder["path"])

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from heph_vl.errors import HephError
+from heph_vl.hub import OnHub, located
 from heph_vl.models import weights
 from heph_vl.models.backbone import pooled_backbone
 
@@ -40,7 +41,7 @@ class PatchClassifierConfig:
     backbone_options: dict[str, Any] = field(default_factory=dict)  # of timm.create_model
 
 
-class PatchClassifier(nn.Module):
+class PatchClassifier(OnHub, nn.Module):
     """Patches -> deformation or none.
 
     Args:
@@ -71,11 +72,14 @@ class PatchClassifier(nn.Module):
         return weights.write_model(folder, "patch_classifier", self.config, self.state_dict())
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "PatchClassifier":
+    def from_pretrained(
+        cls, folder: str | Path, *, revision: str | None = None
+    ) -> "PatchClassifier":
         """Read a classifier from a folder of `save_pretrained`, in evaluation mode.
 
         Args:
-            folder: Where it was saved.
+            folder: Where it was saved, or `user/repo` of the Hub.
+            revision: Branch, tag or commit there.
 
         Returns:
             The classifier.
@@ -83,6 +87,7 @@ class PatchClassifier(nn.Module):
         Raises:
             HephError: If the folder is incomplete, broken, or holds another model.
         """
+        folder = located(folder, revision)
         entries = weights.read_config(folder, "patch_classifier")
         where = f"{Path(folder) / weights.CONFIG}: config"
         model = cls(weights.config_from_dict(PatchClassifierConfig, entries["config"], where))

@@ -26,6 +26,8 @@ from torch import Tensor
 
 from heph_vl.data.grain import draw_phase
 from heph_vl.errors import HephError
+from heph_vl.hub import OnHub, located
+from heph_vl.models import weights
 from heph_vl.models.autoencoder import decode, factor
 from heph_vl.models.generator import TRAIN_STEPS, denoise, text_features
 from heph_vl.models.text import TextConfig, TextTower, load_tokenizer, save_tokenizer, tokenize
@@ -63,6 +65,28 @@ class CaptionEncoder(ModelMixin, ConfigMixin):
         encoder.tower = tower
         return encoder
 
+    @classmethod
+    def of_retriever(cls, folder: Path) -> "CaptionEncoder":
+        """The text tower of a saved retriever, without the rest of it.
+
+        Args:
+            folder: Of `Retriever.save_pretrained`.
+
+        Returns:
+            The tower, in evaluation mode.
+
+        Raises:
+            HephError: The folder is incomplete, broken, or holds another model.
+        """
+        entries = weights.read_config(folder, "retriever")
+        where = f"{folder / weights.CONFIG}: config.text"
+        config = weights.config_from_dict(TextConfig, entries["config"].get("text"), where)
+        tower, own = TextTower(config), "text_tower."
+        state = weights.read_weights(folder, entries["weights_sha256"])
+        state = {k.removeprefix(own): v for k, v in state.items() if k.startswith(own)}
+        weights.fill(tower, state, folder)
+        return cls.of(tower.eval())
+
 
 @dataclass
 class InSAROutput(BaseOutput):
@@ -85,7 +109,7 @@ class InSAROutput(BaseOutput):
     prompts: list[str]
 
 
-class InSARPipeline(DiffusionPipeline):
+class InSARPipeline(OnHub, DiffusionPipeline):
     """Text to a wrapped interferogram with its coherence.
 
     Args:
@@ -98,6 +122,8 @@ class InSARPipeline(DiffusionPipeline):
             are written by `save_pretrained` and compared by `from_pretrained`.
         tokenizer_sha256: See there.
         guidance_scale: Used if a call names none.
+        text_path: Folder of the retriever whose text tower and tokenizer are used, seen from the
+            pipeline's own; None where they lie in it.
     """
 
     def __init__(
@@ -110,6 +136,7 @@ class InSARPipeline(DiffusionPipeline):
         text_sha256: str | None = None,
         tokenizer_sha256: str | None = None,
         guidance_scale: float = 2.0,
+        text_path: str | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -123,6 +150,7 @@ class InSARPipeline(DiffusionPipeline):
             text_sha256=text_sha256,
             tokenizer_sha256=tokenizer_sha256,
             guidance_scale=guidance_scale,
+            text_path=text_path,
         )
 
     @torch.no_grad()
@@ -266,17 +294,20 @@ class InSARPipeline(DiffusionPipeline):
         """Write a diffusers folder, in safetensors; half the size after `to(torch.float16)`."""
         sha256 = save_tokenizer(self.tokenizer, Path(save_directory) / "tokenizer")
         self.register_to_config(
-            text_sha256=_text_sha256(self.text_encoder), tokenizer_sha256=sha256
+            text_sha256=_text_sha256(self.text_encoder), tokenizer_sha256=sha256, text_path=None
         )
         super().save_pretrained(str(save_directory), safe_serialization=True, **options)
         save_tokenizer(self.tokenizer, Path(save_directory) / "tokenizer")  # transformers' differs
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, **options: Any) -> "InSARPipeline":
+    def from_pretrained(
+        cls, folder: str | Path, *, revision: str | None = None, **options: Any
+    ) -> "InSARPipeline":
         """Read a folder of `save_pretrained`.
 
         Args:
-            folder: Where it was saved.
+            folder: Where it was saved, or `user/repo` of the Hub.
+            revision: Branch, tag or commit there.
             **options: Of diffusers' `from_pretrained`.
 
         Returns:
@@ -286,15 +317,20 @@ class InSARPipeline(DiffusionPipeline):
             HephError: The folder is incomplete or broken, or has the text tower or tokenizer of
                 another model.
         """
-        folder = Path(folder)
+        folder = located(folder, revision)
         if not (folder / "model_index.json").is_file():
             fix = "name a folder of a trained generator"
             raise HephError(str(folder), "this is no saved generator: no model_index.json", fix)
         wanted = _written(folder)
-        tokenizer = load_tokenizer(folder / "tokenizer", sha256=wanted["tokenizer_sha256"])
+        words = folder / (wanted["text_path"] or "")
+        tokenizer = load_tokenizer(words / "tokenizer", sha256=wanted["tokenizer_sha256"])
         try:
-            text_encoder = CaptionEncoder.from_pretrained(
-                str(folder / "text_encoder"), local_files_only=True, use_safetensors=True
+            text_encoder = (
+                CaptionEncoder.from_pretrained(
+                    str(folder / "text_encoder"), local_files_only=True, use_safetensors=True
+                )
+                if wanted["text_path"] is None
+                else CaptionEncoder.of_retriever(words)
             )
             found: InSARPipeline = super().from_pretrained(
                 str(folder),
@@ -389,11 +425,15 @@ def _text_sha256(encoder: CaptionEncoder) -> str:
     return state_sha256({k: v.float().contiguous() for k, v in encoder.state_dict().items()})
 
 
-def _written(folder: Path) -> dict[str, str]:
+def _written(folder: Path) -> dict[str, Any]:
     """What `model_index.json` says of text tower and tokenizer."""
     path = folder / "model_index.json"
     try:
         found = json.loads(path.read_bytes())
-        return {name: str(found[name]) for name in ("text_sha256", "tokenizer_sha256")}
-    except (ValueError, KeyError, TypeError) as error:
+        said = {name: str(found[name]) for name in ("text_sha256", "tokenizer_sha256")}
+        at = found.get("text_path")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise HephError(str(path), "it is broken, or of no generator", _AGAIN) from error
+    if at is not None:
+        weights.part({"text": {"path": at}}, "text", ("path",), str(path))
+    return {**said, "text_path": at}

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from heph_vl.errors import HephError
+from heph_vl.hub import OnHub, located
 from heph_vl.models import weights
 from heph_vl.models.backbone import pooled_backbone
 
@@ -37,7 +38,7 @@ class PrototypesConfig:
     hidden: list[int] = field(default_factory=list)  # of the projection; none: one linear layer
 
 
-class Prototypes(nn.Module):
+class Prototypes(OnHub, nn.Module):
     """Patches -> squared distances to the centres of none and of deformation.
 
     Args:
@@ -93,11 +94,12 @@ class Prototypes(nn.Module):
         return weights.write_model(folder, "prototypes", self.config, self.state_dict())
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "Prototypes":
+    def from_pretrained(cls, folder: str | Path, *, revision: str | None = None) -> "Prototypes":
         """Read a model from a folder of `save_pretrained`, in evaluation mode, nothing frozen.
 
         Args:
-            folder: Where it was saved.
+            folder: Where it was saved, or `user/repo` of the Hub.
+            revision: Branch, tag or commit there.
 
         Returns:
             The model.
@@ -105,6 +107,7 @@ class Prototypes(nn.Module):
         Raises:
             HephError: If the folder is incomplete, broken, or holds another model.
         """
+        folder = located(folder, revision)
         entries = weights.read_config(folder, "prototypes")
         where = f"{Path(folder) / weights.CONFIG}: config"
         model = cls(weights.config_from_dict(PrototypesConfig, entries["config"], where))

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from heph_vl.errors import HephError
+from heph_vl.hub import OnHub, located
 from heph_vl.models import weights
 from heph_vl.models.contrastive import (
     NUM_SIMILARITY_FACTS,
@@ -64,7 +65,7 @@ class RetrieverConfig:
     saliency_weight: float = 1.0
 
 
-class Retriever(nn.Module):
+class Retriever(OnHub, nn.Module):
     """An image encoder and a text tower with a common space.
 
     Args:
@@ -228,11 +229,12 @@ class Retriever(nn.Module):
         weights.write_model(folder, "retriever", config, self._own_state(), **parts)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "Retriever":
+    def from_pretrained(cls, folder: str | Path, *, revision: str | None = None) -> "Retriever":
         """Read a retriever from a folder of `save_pretrained`, in evaluation mode.
 
         Args:
-            folder: Where it was saved.
+            folder: Where it was saved, or `user/repo` of the Hub.
+            revision: Branch, tag or commit there.
 
         Returns:
             The retriever with its tokenizer.
@@ -241,7 +243,7 @@ class Retriever(nn.Module):
             HephError: If the folder is incomplete, broken, or holds another model, or if its
                 encoder or tokenizer is not the one it was trained with.
         """
-        folder = Path(folder)
+        folder = located(folder, revision)
         entries = weights.read_config(folder, "retriever")
         where = str(folder / weights.CONFIG)
         config = weights.config_from_dict(RetrieverConfig, entries["config"], f"{where}: config")

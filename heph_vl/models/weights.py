@@ -74,6 +74,36 @@ def write_model(
     return sha256
 
 
+def halve(folder: str | Path) -> str:
+    """Store the weights of a saved model in half precision; they are read as float32 again.
+
+    Statistics of batch norms stay as they are: a variance may be too small for half precision.
+
+    Args:
+        folder: Of `write_model`, rewritten.
+
+    Returns:
+        Sha256 of the new weights.
+
+    Raises:
+        HephError: If the weights are missing or broken.
+    """
+    folder = Path(folder)
+    kind = kind_of_model(folder) or "model"
+    entries = read_config(folder, kind)
+    state = read_weights(folder, entries["weights_sha256"])
+    encoded = _encode(
+        {
+            k: v.half() if v.is_floating_point() and "running_" not in k else v
+            for k, v in state.items()
+        }
+    )
+    entries["weights_sha256"] = hashlib.sha256(encoded).hexdigest()
+    _replace(folder / WEIGHTS, encoded)
+    _replace(folder / CONFIG, (json.dumps(entries, indent=2) + "\n").encode())
+    return str(entries["weights_sha256"])
+
+
 def kind_of_model(folder: str | Path) -> str | None:
     """What kind of model a folder of `write_model` holds; None if its config cannot be read."""
     try:
@@ -135,9 +165,30 @@ def part(entries: Mapping[str, Any], name: str, keys: Sequence[str], where: str)
     for key in keys:
         value = found[key]
         if not isinstance(value, str) or (key == "path" and not _is_inside(value)):
-            fix = "give a text, and as a path one inside the folder"
+            fix = "give a text, and as a path one inside the folder, or of the folder beside it"
             raise HephError(where, f"{name}.{key} is {value!r}", fix)
     return found
+
+
+def encoder_folder(folder: str | Path) -> Path:
+    """Where the encoder of a saved model lies; of a saved encoder, the folder itself.
+
+    Args:
+        folder: Of `write_model`.
+
+    Returns:
+        The encoder's folder.
+
+    Raises:
+        HephError: The model names it wrongly, or has none.
+    """
+    folder = Path(folder)
+    kind = kind_of_model(folder)
+    if kind in (None, "encoder"):  # of no model: what reads it says so
+        return folder
+    entries = read_config(folder, kind)
+    encoder = part(entries, "encoder", ("path", "sha256"), str(folder / CONFIG))
+    return folder / str(encoder["path"])
 
 
 def read_weights(folder: str | Path, sha256: str) -> dict[str, Tensor]:
@@ -222,7 +273,9 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
 
 
 def _is_inside(path: str) -> bool:
-    return not Path(path).is_absolute() and ".." not in Path(path).parts
+    """Whether a path stays in the folder, or, as "../encoder", in the one that it is in."""
+    parts = Path(path).parts
+    return not Path(path).is_absolute() and ".." not in (parts[1:] if parts[1:] else parts)
 
 
 def _encode(state: Mapping[str, Tensor]) -> bytes:
