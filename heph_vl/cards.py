@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from heph_vl.data.card import LIMITS, PROVENANCE
 from heph_vl.errors import HephError
 
 _TASKS = {  # kind -> pipeline_tag of the Hub, what it does
@@ -34,23 +35,9 @@ _USE = {
     'heph-vl search index "mogi-type deformation of high intensity"',
     "captioner": 'heph-vl caption image.png --model "{repo}"',
     "generator": 'heph-vl generate "Earthquake on the left side." --model "{repo}" --out drawn',
-    "adapter": "from heph_vl.adapters import load_adapter\n\n"
+    "adapter": "from heph_vl.models.adapters import load_adapter\n\n"
     'retriever = load_adapter(retriever, "{repo}")',
 }
-PROVENANCE = """## Provenance
-
-Interferograms and annotations follow Hephaestus (N. I. Bountos et al., CVPR Workshops 2022;
-annotations released under the MIT licence). Real interferograms derive from COMET LiCSAR products
-and contain modified Copernicus Sentinel data; simulated ones are drawn after them and are no
-observations. {data}
-"""
-LIMITS = """## Limits
-
-A picture of wrapped phase holds no unwrapped phase, no place and no incidence angle: what it shows
-is relative, and along the line of sight. Scores are on the split named beside them and on nothing
-else; scores on simulated interferograms are no skill on real ones. Do not use this alone to watch a
-volcano.
-"""
 
 
 @dataclass(frozen=True)
@@ -91,7 +78,7 @@ def card_of(folder: Path, kind: str, repo: str | None = None) -> str:
     body = text.strip() or _body(folder, kind, repo or "user/repo", results)
     for title, section in (("## Provenance", _provenance(results)), ("## Limits", LIMITS)):
         if title not in body:
-            body += "\n\n" + section.strip()
+            body += "\n\n" + section
     return _join(front, body)
 
 
@@ -327,8 +314,10 @@ def _training(folder: Path) -> str:
 
 
 def _provenance(results: Mapping[str, Any]) -> str:
-    data = "This model was measured on simulated interferograms." if _simulated(results) else ""
-    return PROVENANCE.format(data=data).strip()
+    if not results.get("split"):
+        return PROVENANCE
+    data = "simulated" if _simulated(results) else "real"
+    return f"{PROVENANCE}\n\nMeasured on {data} interferograms."
 
 
 def _simulated(results: Mapping[str, Any]) -> bool:

@@ -114,7 +114,6 @@ def explained(where: str) -> Iterator[None]:
     Raises:
         HephError: Whatever went wrong.
     """
-    import httpx
     from huggingface_hub import errors
 
     try:
@@ -141,9 +140,21 @@ def explained(where: str) -> Iterator[None]:
         else:
             what, fix = f"the Hub answered {code}: {_first_line(error)}", "try again later"
         raise HephError(where, what, fix) from error
-    except (httpx.TransportError, ConnectionError, TimeoutError) as error:
-        what = f"the connection to the Hub broke ({type(error).__name__}); nothing was published"
-        raise HephError(where, what, "run the same command again") from error
+    except Exception as error:
+        if not _is_transport(error):
+            raise
+        what = "the connection to the Hub broke, or it cannot be reached; nothing was published"
+        raise HephError(where, what, "check the connection and run the same again") from error
+
+
+def _is_transport(error: BaseException | None) -> bool:
+    """Whether a broken connection is behind an error, whatever library has wrapped it."""
+    while error is not None:
+        library = type(error).__module__.split(".")[0]
+        if isinstance(error, (ConnectionError, TimeoutError)) or library.startswith("httpx"):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _first_line(error: BaseException) -> str:

@@ -5,8 +5,9 @@
 
 The images of one volcano group are divided by date: the first `shots` train, those that begin
 after the last of them are scored before and after, so that no acquisition is on both sides. Only
-the updates are trained, batch norms stay as they are; the updates are merged at the end, and
-`model/` is a retriever like any other. Reads top to bottom: data, model, training, measure.
+the updates are trained, batch norms stay as they are. At the end they are kept in `adapter/`, which
+`models.adapters` adds to the same retriever again, and merged: `model/` is one like any other.
+Reads top to bottom: data, model, training, measure.
 """
 
 import heph_vl  # noqa: F401 - first: it tells libgomp not to spin, before torch is loaded
@@ -28,6 +29,7 @@ from heph_vl.data.sampling import StepSampler
 from heph_vl.data.transforms import TrainingSet, TransformConfig, collate
 from heph_vl.errors import HephError
 from heph_vl.loop import LoopConfig, fit, make_optimizer
+from heph_vl.models.adapters import save_adapter
 from heph_vl.models.retriever import Retriever, retriever_loss
 from heph_vl.models.text import tokenize
 from heph_vl.run import AcceleratorConfig, Run, launch, make_accelerator
@@ -126,6 +128,7 @@ def main(config: Config, resume: bool) -> None:
 
     # Model: before the run folder exists, so that wrong layers leave none behind.
     retriever = Retriever.from_pretrained(config.init)
+    base = retriever.model_id
     facts = [captions.encode(captions.parse(text)) for text in few["caption"]]
     retriever.weigh_facts(*(torch.from_numpy(np.stack(p)) for p in zip(*facts, strict=True)))
     freeze_batch_norm_2d(retriever.encoder)
@@ -173,6 +176,8 @@ def main(config: Config, resume: bool) -> None:
     )
 
     # Measure
+    if run.is_main:
+        save_adapter(tuner, run.folder / "adapter", base)
     adapted: Any = tuner.merge_and_unload()
     unfreeze_batch_norm_2d(adapted.encoder)
     run.save_model(adapted.save_pretrained)

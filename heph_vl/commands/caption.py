@@ -9,6 +9,7 @@ import typer
 from heph_vl.commands.output import (
     Bbox,
     Json,
+    Model,
     check_box,
     examples,
     print_json,
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
     from heph_vl.models.consensus import Answer
 
 EXAMPLES = examples(
-    "heph-vl caption 20180101_20180113.geo.diff.png --model weights/captioner",
-    "heph-vl caption folder_of_images --model weights/captioner --json > captions.json",
-    "heph-vl caption patch.png --model weights/captioner --explain why",
+    "heph-vl caption 20180101_20180113.geo.diff.png",
+    "heph-vl caption folder_of_images --model user/captioner --json > captions.json",
+    "heph-vl caption patch.png --explain why",
 )
 SHAKY = 0.5  # confidence below which a fact is marked
 
@@ -33,7 +34,7 @@ def caption(
     images: Annotated[
         list[Path], typer.Argument(help="LiCSAR PNGs, GeoTIFFs or .npy in radians, or folders.")
     ],
-    model: Annotated[Path, typer.Option(help="Folder of the captioner.")],
+    model: Model = None,
     beams: Annotated[
         int,
         typer.Option(
@@ -55,6 +56,7 @@ def caption(
     """
     from heph_vl.caption import caption_files
     from heph_vl.data.picture import OutsideBoxError, find_images
+    from heph_vl.hub import model_folder
 
     paths = find_images(images)
     found: list[tuple[Path, Answer | HephError]] = []
@@ -62,7 +64,7 @@ def caption(
     with progress_bar("Captioning") as progress:
         answers = caption_files(
             paths,
-            model,
+            model_folder(model, "captioner"),
             num_samples=samples,
             num_beams=beams,
             explain=explain,

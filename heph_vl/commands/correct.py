@@ -8,7 +8,7 @@ import typer
 from heph_vl.commands.output import Json, examples, print_json, say
 
 EXAMPLES = examples(
-    "heph-vl detect ARCHIVE --model weights/heads --records drafts --map found.geojson",
+    "heph-vl detect ARCHIVE --records drafts --map found.geojson",
     "heph-vl correct drafts ARCHIVE --map edited.geojson --out corrected",
     "heph-vl dataset ARCHIVE runs/mine --annotations corrected",
 )

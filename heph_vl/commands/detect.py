@@ -9,6 +9,7 @@ import typer
 from heph_vl.commands.output import (
     Bbox,
     Json,
+    Model,
     check_box,
     examples,
     print_json,
@@ -19,10 +20,9 @@ from heph_vl.commands.output import (
 from heph_vl.errors import HephError
 
 EXAMPLES = examples(
-    "heph-vl detect 20180101_20180113.geo.diff.png --model weights/heads --out found",
+    "heph-vl detect 20180101_20180113.geo.diff.png --out found",
     "heph-vl detect folder_of_images --model runs/heads/tiny/model --json > found.json",
-    "heph-vl detect 124D_05291_081406 --model weights/heads --bbox 14.8 37.6 15.2 37.9 "
-    "--map etna.geojson",
+    "heph-vl detect 124D_05291_081406 --bbox 14.8 37.6 15.2 37.9 --map etna.geojson",
 )
 
 
@@ -30,10 +30,10 @@ def detect(
     images: Annotated[
         list[Path], typer.Argument(help="LiCSAR PNGs, GeoTIFFs or .npy in radians, or folders.")
     ],
-    model: Annotated[Path, typer.Option(help="Folder of the heads.")],
     out: Annotated[
         Path | None, typer.Option(help="Folder for masks and pictures with outlines.")
     ] = None,
+    model: Model = None,
     bbox: Bbox = None,
     map_file: Annotated[
         Path | None,
@@ -55,6 +55,7 @@ def detect(
     from heph_vl import detect as detecting
     from heph_vl.data.picture import OutsideBoxError, find_images
     from heph_vl.embed import on_best_device
+    from heph_vl.hub import model_folder
     from heph_vl.maps import check_kind, made_by, write_map
     from heph_vl.models.heads import Heads
 
@@ -64,7 +65,8 @@ def detect(
         check_kind(map_file)
     box = check_box(bbox)
     paths = find_images(images)
-    heads = on_best_device(Heads.from_pretrained(model))
+    weights = model_folder(model, "heads")
+    heads = on_best_device(Heads.from_pretrained(weights))
     entries: list[dict[str, Any]] = []
     failed = 0
     with progress_bar("Detecting") as progress:
@@ -82,7 +84,7 @@ def detect(
     if records is not None:
         failed += _write_drafts(entries, records)
     if map_file is not None:
-        drawn = write_map(map_file, entries, made_by(model, heads.model_id))
+        drawn = write_map(map_file, entries, made_by(weights, heads.model_id))
         placed = sum(entry.get("bbox") is not None for entry in entries)
         say(f"{drawn} outlines of {placed} images that say where they lie, in {map_file}")
     guessed = sum(entry.get("coherence") == "estimated" for entry in entries)

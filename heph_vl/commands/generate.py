@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from heph_vl.commands.output import Json, examples, print_json, progress_bar, say
+from heph_vl.commands.output import Json, Model, examples, print_json, progress_bar, say
 from heph_vl.errors import HephError
 
 EXAMPLES = examples(
@@ -20,14 +20,15 @@ EXAMPLES = examples(
 def generate(
     prompt: Annotated[str, typer.Argument(help='What is to be seen; "" for anything.')],
     out: Annotated[Path, typer.Option(help="Archive to write or to add to.")],
-    model: Annotated[Path, typer.Option(help="Folder of the generator.")] = Path(
-        "weights/generator"
-    ),
+    model: Model = None,
     number: Annotated[int, typer.Option("-n", "--number", min=1, help="Images.")] = 8,
     labels: Annotated[
-        Path,
-        typer.Option(help="Folder of heads that read off a picture what the prompt leaves open."),
-    ] = Path("weights/heads"),
+        str | None,
+        typer.Option(
+            help="Folder of heads, or user/repo, that read off a picture what the prompt leaves "
+            "open; the reference weights if not given."
+        ),
+    ] = None,
     records: Annotated[bool, typer.Option(help="Write annotations, or pictures alone.")] = True,
     steps: Annotated[int, typer.Option(min=1, help="Of the sampler, 8 and more.")] = 20,
     guidance: Annotated[
@@ -52,17 +53,25 @@ def generate(
     """
     from heph_vl.embed import on_best_device
     from heph_vl.generate import Request, load_generator, write_archive, write_sheet
+    from heph_vl.hub import model_folder
     from heph_vl.models.heads import Heads
 
     request = Request(prompt, number, steps, guidance, size, seed, palette)
     if len(prompt) > 2000:
         raise HephError("prompt", f"it has {len(prompt)} characters", "use at most 2000")
     unknown = request.facts.unexplained
-    pipeline = load_generator(model)
-    heads = on_best_device(Heads.from_pretrained(labels)) if records else None
+    pipeline = load_generator(model_folder(model, "generator"))
+    heads = None
+    if records:
+        heads = on_best_device(Heads.from_pretrained(model_folder(labels, "heads")))
     with progress_bar("Drawing") as progress:
         written = write_archive(
-            out, pipeline, request, model=str(model), labels=heads, progress=progress
+            out,
+            pipeline,
+            request,
+            model=model or "reference weights",
+            labels=heads,
+            progress=progress,
         )
     sheet = write_sheet(out, written, request)
     if as_json:

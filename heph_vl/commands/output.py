@@ -19,6 +19,13 @@ Strict = Annotated[
     bool, typer.Option("--strict", help="Stop at the first bad record instead of leaving it out.")
 ]
 
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder of the model, or user/repo of the Hub; the reference weights if not given."
+    ),
+]
+
 Bbox = Annotated[
     tuple[float, float, float, float] | None,
     typer.Option(help="Only this box of GeoTIFFs: west south east north, in degrees."),

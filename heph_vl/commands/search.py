@@ -8,6 +8,7 @@ import typer
 
 from heph_vl.commands.output import (
     Json,
+    Model,
     Strict,
     examples,
     print_json,
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from heph_vl.search import Found
 
 INDEX_EXAMPLES = examples(
-    "heph-vl index runs/dataset runs/index --model runs/retriever/tiny/model",
-    "heph-vl index folder_of_pngs runs/index --model runs/retriever/tiny/model",
+    "heph-vl index runs/dataset runs/index",
+    "heph-vl index folder_of_pngs runs/index --model user/retriever@v1.0",
 )
 SEARCH_EXAMPLES = examples(
     'heph-vl search runs/index "sill-type deformation of high intensity on the left" -k 10',
@@ -38,7 +39,7 @@ SEARCH_EXAMPLES = examples(
 def index(
     data: Annotated[Path, typer.Argument(help="A dataset, an archive, or a folder of images.")],
     index: Annotated[Path, typer.Argument(help="Folder of the index; made, or added to.")],
-    model: Annotated[Path, typer.Option(help="Folder of the retriever.")],
+    model: Model = None,
     split: Annotated[str | None, typer.Option(help="Only this split of a dataset.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 8,
     approximate: Annotated[
@@ -55,13 +56,14 @@ def index(
 
     An image that is in the index already is replaced.
     """
+    from heph_vl.hub import model_folder
     from heph_vl.search import build_index
 
     with progress_bar("Embedding") as progress:
         report = build_index(
             data,
             index,
-            model,
+            model_folder(model, "retriever"),
             split=split,
             batch_size=batch_size,
             strict=strict,
@@ -92,7 +94,8 @@ def search(
         Path | None, typer.Option(help="Folder of the images for --heatmap, if it has moved.")
     ] = None,
     model: Annotated[
-        Path | None, typer.Option(help="Folder of the retriever, if it has moved.")
+        str | None,
+        typer.Option(help="Folder of the index's retriever, or user/repo, if it has moved."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -102,11 +105,12 @@ def search(
     if data is not None and heatmap is None:
         raise typer.BadParameter("--data is for --heatmap, which is not given")
     from heph_vl import search as searching
+    from heph_vl.hub import model_folder
 
     with spinner("Searching"):
         found = searching.search(
             index,
-            model=model,
+            model=None if model is None else model_folder(model, "retriever"),
             text=text,
             image=image,
             k=k,

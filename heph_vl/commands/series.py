@@ -5,12 +5,20 @@ from typing import Annotated, Literal
 
 import typer
 
-from heph_vl.commands.output import Json, examples, print_json, progress_bar, say, stdout_console
+from heph_vl.commands.output import (
+    Json,
+    Model,
+    examples,
+    print_json,
+    progress_bar,
+    say,
+    stdout_console,
+)
 
 EXAMPLES = examples(
     "heph-vl series annotations.tar.gz --frame 124D_04854_171313",
     "heph-vl series runs/archive --frame 124D_04854_171313 --max-gap 30 --plot series.png",
-    "heph-vl series runs/archive --score quality --model weights/heads --json",
+    "heph-vl series runs/archive --score quality --json",
 )
 
 
@@ -26,7 +34,7 @@ def series(
             "by record where there are records, else by coherence."
         ),
     ] = None,
-    model: Annotated[Path | None, typer.Option(help="Folder of the heads.")] = None,
+    model: Model = None,
     max_gap: Annotated[
         int | None, typer.Option(min=0, help="Most days between two pairs that neither sees.")
     ] = None,
@@ -44,6 +52,7 @@ def series(
     A pair is before another when neither of its dates is later and one is earlier. Pairs of which
     one spans the other have no order.
     """
+    from heph_vl.hub import model_folder
     from heph_vl.series import find_series
     from heph_vl.series_plot import draw_series
 
@@ -52,7 +61,7 @@ def series(
             source,
             frame,
             kind=score,
-            model=model,
+            model=model_folder(model, "heads") if score == "quality" else None,
             max_gap=max_gap,
             primary_once=primary_once,
             progress=progress,

@@ -8,6 +8,7 @@ import typer
 from heph_vl.commands.output import (
     Bbox,
     Json,
+    Model,
     check_box,
     examples,
     print_json,
@@ -29,7 +30,7 @@ EXAMPLES = examples(
 def watch(
     folder: Annotated[Path, typer.Argument(help="Folder of LiCSAR products, of any depth.")],
     out: Annotated[Path, typer.Option(help="Folder of memory, alerts (JSON lines, CSV) and map.")],
-    model: Annotated[Path, typer.Option(help="Folder of the heads.")] = Path("weights/heads"),
+    model: Model = None,
     every: Annotated[
         float | None, typer.Option(min=1, help="Look again after so many seconds, until Ctrl-C.")
     ] = None,
@@ -48,18 +49,20 @@ def watch(
     if as_json and every is not None:
         raise typer.BadParameter("--json is for one look: with --every read OUT/alerts.jsonl")
     from heph_vl.embed import on_best_device
+    from heph_vl.hub import model_folder
     from heph_vl.models.heads import Heads
     from heph_vl.watch import watch as watching
 
     box = check_box(bbox)
-    heads = on_best_device(Heads.from_pretrained(model))
+    weights = model_folder(model, "heads")
+    heads = on_best_device(Heads.from_pretrained(weights))
     problems: list[str] = []
     with progress_bar("Watching") as progress:
         for news in watching(
             folder,
             out,
             heads,
-            model,
+            weights,
             every=every,
             near_days=near_days,
             bbox=box,

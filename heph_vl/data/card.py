@@ -3,6 +3,18 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+PROVENANCE = """## Provenance
+
+Interferograms and annotations follow Hephaestus (N. I. Bountos et al., Hephaestus: A large scale
+multitask dataset towards InSAR understanding, CVPR Workshops 2022; annotations released under the
+MIT licence). Real interferograms derive from COMET LiCSAR products and contain modified Copernicus
+Sentinel data; simulated ones are drawn after them and are no observations."""
+LIMITS = """## Limits
+
+A picture of wrapped phase holds no unwrapped phase, no place and no incidence angle: what it shows
+is relative, and along the line of sight. Scores are on the split named beside them and on nothing
+else; scores on simulated interferograms are no skill on real ones. Do not watch a volcano with
+this alone."""
 _TEXT = """# {title}
 
 {what} with captions, labels and deformation polygons, in the config `{config}`. {origin}
@@ -25,8 +37,9 @@ class ids (0 background, 1 Mogi, 2 Dyke, 3 Sill, 4 Spheroid, 5 Earthquake, 6 Uni
 Left out or normalised: {problems} problems, {rules} applications of the rules listed in
 `heph_vl.json`.
 
-Annotations: N. I. Bountos et al., Hephaestus: A large scale multitask dataset towards InSAR
-understanding, CVPR Workshops 2022.
+{provenance}
+
+{limits}
 """
 _ORIGIN = {
     "real": "Images derive from COMET LiCSAR products (contain modified Copernicus Sentinel data).",
@@ -75,6 +88,8 @@ def dataset_card(report: Mapping[str, Any], splits: Sequence[str]) -> str:
         what=_WHAT[report["source"]],
         title=_TITLE[report["source"]],
         config=config,
+        provenance=PROVENANCE,
+        limits=LIMITS,
         origin=_ORIGIN[report["source"]],
         first=splits[0],
         scheme=report["scheme"],

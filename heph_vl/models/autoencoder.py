@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from heph_vl.errors import HephError
+from heph_vl.hub import located
 from heph_vl.models.gather import gather_rows
 
 # Of the third channel: no data is -1, and the least measured coherence about 0.1.
@@ -261,11 +262,12 @@ def save_autoencoder(network: AutoencoderKL, folder: str | Path) -> None:
     network.save_pretrained(str(folder))
 
 
-def load_autoencoder(folder: str | Path) -> AutoencoderKL:
+def load_autoencoder(folder: str | Path, *, revision: str | None = None) -> AutoencoderKL:
     """Read a folder of `save_autoencoder`, in evaluation mode.
 
     Args:
-        folder: Where it was saved.
+        folder: Where it was saved, or `user/repo` of the Hub.
+        revision: Branch, tag or commit there.
 
     Returns:
         The network.
@@ -273,7 +275,7 @@ def load_autoencoder(folder: str | Path) -> AutoencoderKL:
     Raises:
         HephError: The folder is incomplete, broken, or holds another model.
     """
-    folder = Path(folder)
+    folder = located(folder, revision)
     if not (folder / "config.json").is_file():
         fix = "name the folder that training/train_autoencoder.py left as model/"
         raise HephError(str(folder), "no autoencoder here: no config.json", fix)
