@@ -88,12 +88,14 @@ class Meter:
             self._rows.append(row)
 
     def line(self) -> dict[str, float]:
-        """Means since the last line, samples per second and share of time waiting for data."""
+        """Means since the last line, samples a second, share of time waiting for data, GPU memory."""
         rows, self._rows = self._rows, []
         means = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
         elapsed = time.perf_counter() - self._began
         speed = self._steps * self._batch_size / elapsed
         means |= {"samples_per_s": speed, "data_wait": self._waited / elapsed}
+        if self._accelerator.device.type == "cuda":  # the most so far, on this rank's device
+            means["memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
         self.restart()
         return means
 

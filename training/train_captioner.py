@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 from torch.utils.data import DataLoader
@@ -63,13 +63,15 @@ class DataConfig:
     num_workers: int = 1  # that prepare batches, for each process
     cache_bytes: int = 4 << 30  # for decoded interferograms, for each worker
     evaluate_images: int = 60  # of the validation split, evenly spread, while it trains
+    fit_images: int = 0  # of it, for the threshold of what is said; 0: all
 
     def __post_init__(self) -> None:
         shares = self.rare_share, self.more_share, self.group_power
-        if not all(0 <= share <= 1 for share in shares) or self.evaluate_images < 1:
-            what = ", ".join(map(str, (*shares, self.evaluate_images)))
-            where = "data.rare_share, more_share, group_power, evaluate_images"
-            raise HephError(where, what, "numbers from 0 to 1, and at least 1 image")
+        least = self.evaluate_images >= 1 and self.fit_images >= 0
+        if not all(0 <= share <= 1 for share in shares) or not least:
+            what = ", ".join(map(str, (*shares, self.evaluate_images, self.fit_images)))
+            where = "data.rare_share, more_share, group_power, evaluate_images, fit_images"
+            raise HephError(where, what, "numbers from 0 to 1, at least 1 image, and none or more")
 
 
 @dataclass(frozen=True)
@@ -123,8 +125,7 @@ def main(config: Config, resume: bool) -> None:
     parts = [parquet.load(path, "train") for path in (config.data.path, *config.data.more)]
     rows = parquet.join(parts)
     validation = parquet.load(config.data.path, "val")
-    step = -(-len(validation) // config.data.evaluate_images)
-    some = validation.select(range(0, len(validation), step))
+    some = _spread(validation, config.data.evaluate_images)
     start = Captioner.from_pretrained(str(config.init.path)) if config.init.whole else None
     run = Run.start(
         accelerator,
@@ -202,10 +203,15 @@ def main(config: Config, resume: bool) -> None:
     )
 
     # Measure
-    found = fit_threshold(average.model, validation)
+    found = fit_threshold(average.model, _spread(validation, config.data.fit_images))
     run.save_model(average.model.save_pretrained)
     run.write_results({"split": "val", **found})
     accelerator.wait_for_everyone()
+
+
+def _spread(rows: Any, count: int) -> Any:
+    """At most so many rows, evenly spread; 0: all."""
+    return rows.select(range(0, len(rows), -(-len(rows) // (count or len(rows)))))
 
 
 if __name__ == "__main__":

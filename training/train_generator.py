@@ -86,10 +86,11 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class InitConfig:
-    """The frozen parts."""
+    """The frozen parts, and a denoiser to go on with."""
 
     autoencoder: str = "runs/autoencoder/base/model"  # of training/train_autoencoder.py
     text: str = "weights/retriever"  # a retriever, whose text tower and tokenizer are used
+    denoiser: str | None = None  # a saved generator with the same frozen parts: go on learning
 
 
 @dataclass(frozen=True)
@@ -217,6 +218,8 @@ def main(config: Config, resume: bool) -> None:
     model = make_denoiser(
         config.model, autoencoder.config.latent_channels, tower.config.width, side // cell
     )
+    if config.init.denoiser is not None:
+        fill_denoiser(model, config.init.denoiser, frozen)
     optimizer = make_optimizer(
         model, config.optimizer.lr, config.optimizer.weight_decay, betas=(0.9, 0.99)
     )
@@ -256,6 +259,29 @@ def main(config: Config, resume: bool) -> None:
     run.save_model(pipeline.save_pretrained)
     run.write_results({"split": "val", **found})
     accelerator.wait_for_everyone()
+
+
+def fill_denoiser(model: nn.Module, folder: str, frozen: Frozen) -> None:
+    """Take the denoiser of a saved generator.
+
+    Args:
+        model: Of the same sizes, overwritten.
+        folder: Of the generator, or `user/repo` of the Hub.
+        frozen: What it must have learnt with.
+
+    Raises:
+        HephError: It is of other sizes, or learnt with other frozen parts.
+    """
+    saved = InSARPipeline.from_pretrained(folder)
+    theirs = Frozen(saved.autoencoder, saved.text_encoder.tower, frozen.config).identity
+    if theirs != frozen.identity:
+        what = f"{folder} learnt with another autoencoder or text tower"
+        raise HephError("init.denoiser", what, "give init.autoencoder and init.text as it had")
+    try:
+        model.load_state_dict(saved.unet.state_dict())
+    except RuntimeError as error:
+        what = f"{folder} is of other sizes: {str(error).splitlines()[-1].strip()}"
+        raise HephError("init.denoiser", what, "set model.* as it was trained") from None
 
 
 def _batches(

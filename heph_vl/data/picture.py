@@ -150,7 +150,7 @@ def stem_of(path: Path) -> str:
     return path.name.split(".geo.")[0] if ".geo." in path.name else path.stem
 
 
-def read_picture(path: Path, bbox: Box | None = None) -> Picture:
+def read_picture(path: str | Path, bbox: Box | None = None) -> Picture:
     """A LiCSAR GeoTIFF or PNG, or a numpy phase, with the coherence that lies beside it.
 
     Args:
@@ -164,6 +164,7 @@ def read_picture(path: Path, bbox: Box | None = None) -> Picture:
         OutsideBoxError: It does not reach into the box.
         HephError: It cannot be read, is no interferogram, or has no valid phase.
     """
+    path = Path(path)
     decoded = phase.read_interferogram(path)
     wrapped, valid, place = decoded.wrapped_phase, decoded.valid, decoded.place
     coherence = _coherence_beside(path, wrapped.shape)

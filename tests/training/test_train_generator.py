@@ -238,6 +238,22 @@ def test_a_finished_run_is_left_alone(place, finished, capsys):
     assert "holds this run already" in capsys.readouterr().err
 
 
+def test_it_goes_on_from_a_saved_denoiser(place, finished, tmp_path, capsys):
+    saved = ["--init.denoiser", str(finished / "model"), "--loop.steps", "2"]
+    assert train(place, tmp_path, *saved) == 0
+    after = losses(tmp_path / "generator" / "tiny")
+    assert after[0] < 0.9 * losses(finished)[0]
+    assert train(place, tmp_path, *saved, "--run.name", "other", "--model.widths", "[16,32]") == 1
+    assert "other sizes" in capsys.readouterr().err
+    torch.manual_seed(5)
+    other = tiny_retriever.make(tiny_generator.tokenizer(), text=tiny_generator.TEXT)
+    torch.nn.init.normal_(other.text_tower.transformer.token_embedding.weight)
+    other.save_pretrained(tmp_path / "text")
+    words = [*saved, "--run.name", "third", "--init.text", str(tmp_path / "text")]
+    assert train(place, tmp_path, *words) == 1
+    assert "another autoencoder or text tower" in capsys.readouterr().err
+
+
 def test_a_broken_cache_is_told_and_made_again(place, cached, tmp_path, capsys):
     broken = unfinished(cached, tmp_path)
     path = broken / "latents" / "cache.safetensors"
