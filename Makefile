@@ -1,4 +1,4 @@
-# make demo      install, then the whole path: simulate, dataset, train, index, evaluate, search, one page
+# make demo      install, then the whole tour: simulate, search, detect, caption, draw, train, evaluate, one page
 # make test      lint, types, import contracts, unit tests (at most 12 minutes on 2 cores after installation)
 # make test-all  the slow ones too (at most 45 minutes)
 
@@ -20,28 +20,80 @@ install: .venv/.installed
 	touch $@
 
 .venv/.dev: .venv/.installed
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --editable ".[app,dev]"
 	touch $@
 
-# Each step resumes or is skipped when done, so running make demo again takes seconds.
-MODEL := $(DEMO)/retriever/tiny
+# The tour, with the reference weights of weights/. Each step resumes or is skipped when done, so
+# running make demo again takes seconds.
+HEPH := $(BIN)/heph-vl
+DEMO_FRAME := 155D_02484_191814
+SHORT := --data.path $(DEMO)/dataset --run.root $(DEMO) --run.name short --loop.steps 20 \
+	--loop.warmup_steps 4 --loop.log_every 2 --optimizer.lr 1e-4 --data.batch_size 16 --resume
+step = @printf '\n\033[1m%s\033[0m\n' $(1)
+
 demo: .venv/.installed
-	$(BIN)/heph-vl simulate $(DEMO)/archive -n 400 --frames 28 --seed 0
-	$(BIN)/heph-vl dataset $(DEMO)/archive $(DEMO)/dataset
-	$(BIN)/python training/train_retriever.py --config configs/retriever/tiny.yaml \
-		--data.path $(DEMO)/dataset --run.root $(DEMO) --resume
-	$(MAKE) --no-print-directory $(DEMO)/index.html
-	@echo "Open $(DEMO)/index.html, or ask:"
-	@echo "  $(BIN)/heph-vl search $(DEMO)/index \"sill-type deformation on the left\" --sheet out.png"
+	$(call step,"1/10  Simulate an archive: 400 interferograms over 28 places")
+	$(HEPH) simulate $(DEMO)/archive -n 400 --frames 28 --seed 0
+	$(call step,"2/10  Pair images with captions and labels; split by volcano")
+	$(HEPH) dataset $(DEMO)/archive $(DEMO)/dataset
+	@$(MAKE) --no-print-directory $(DEMO)/index.html
+	@echo
+	@echo "Open $(DEMO)/index.html, or try:"
+	@echo "  $(HEPH) search $(DEMO)/index \"sill-type deformation on the left\" --sheet out.png"
+	@echo "  $(HEPH) app --index $(DEMO)/index"
 
-$(DEMO)/index/meta.json: $(MODEL)/results.json
+$(DEMO)/index/meta.json:
+	$(call step,"3/10  Index the test volcanoes for search by text")
 	rm -rf $(DEMO)/index
-	$(BIN)/heph-vl index $(DEMO)/dataset $(DEMO)/index --model $(MODEL)/model
+	$(HEPH) index $(DEMO)/dataset $(DEMO)/index --split test
 
-$(DEMO)/results.json: $(MODEL)/results.json
-	$(BIN)/python eval/evaluate.py --data $(DEMO)/dataset --split test --model $(MODEL)/model --out $@
+$(DEMO)/detected.json:
+	$(call step,"4/10  Detect and outline deformation in a series that no model has seen")
+	$(HEPH) detect $(DEMO)/archive/$(DEMO_FRAME) --out $(DEMO)/detected --json > $@.part
+	@mv $@.part $@
 
-$(DEMO)/index.html: $(DEMO)/index/meta.json $(DEMO)/results.json eval/report.py
+$(DEMO)/captions.json:
+	$(call step,"5/10  Describe it in words")
+	$(HEPH) caption $(DEMO)/archive/$(DEMO_FRAME) --explain $(DEMO)/explained --json > $@.part
+	@mv $@.part $@
+
+$(DEMO)/drawn/generation.json:
+	$(call step,"6/10  Draw interferograms of a sentence")
+	$(HEPH) generate "A mogi-type deformation of high intensity on the left side" -n 8 --out $(DEMO)/drawn
+
+$(DEMO)/series.json:
+	$(call step,"7/10  Order the pairs in time and watch for unrest")
+	$(HEPH) series $(DEMO)/archive --frame $(DEMO_FRAME) --plot $(DEMO)/series.png --json > $@.part
+	$(HEPH) watch $(DEMO)/archive/$(DEMO_FRAME) --out $(DEMO)/alerts
+	@mv $@.part $@
+
+# A few steps each, to see that it goes: not enough to learn anything new.
+$(DEMO)/generator/short/results.json:
+	$(call step,"8/10  Train each task for a few steps from the reference weights")
+	$(BIN)/python training/train_heads.py --config configs/heads/small.yaml \
+		--init.path weights/heads --init.whole true $(SHORT)
+	$(BIN)/python training/train_retriever.py --config configs/retriever/small.yaml \
+		--init.path weights/retriever --init.whole true $(SHORT)
+	$(BIN)/python training/train_captioner.py --config configs/captioner/small.yaml \
+		--init.path weights/captioner --init.whole true --data.fit_images 16 $(SHORT)
+	$(BIN)/python training/train_generator.py --config configs/generator/small.yaml \
+		--init.autoencoder weights/generator/autoencoder --init.denoiser weights/generator \
+		--data.cached_crops 128 --data.evaluate_crops 16 --sample.steps 8 $(SHORT)
+
+$(DEMO)/results/captions.json:
+	$(call step,"9/10  Evaluate on the test volcanoes beside baselines")
+	@mkdir -p $(DEMO)/results
+	$(BIN)/python eval/evaluate.py --data $(DEMO)/dataset --model weights/heads \
+		--write-predictions $(DEMO)/predicted --out $(DEMO)/results/labels.json
+	$(BIN)/python eval/evaluate.py --data $(DEMO)/dataset --model weights/retriever \
+		--heads $(DEMO)/predicted/predictions.jsonl --out $(DEMO)/results/retrieval.json
+	$(BIN)/python eval/evaluate.py --data $(DEMO)/dataset --model weights/captioner \
+		--heads $(DEMO)/predicted/predictions.jsonl --samples 16 --out $@
+
+$(DEMO)/index.html: $(DEMO)/index/meta.json $(DEMO)/detected.json $(DEMO)/captions.json \
+		$(DEMO)/drawn/generation.json $(DEMO)/series.json $(DEMO)/generator/short/results.json \
+		$(DEMO)/results/captions.json $(wildcard eval/report*.py)
+	$(call step,"10/10  One page of it all")
 	$(BIN)/python eval/report.py --demo $(DEMO)
 
 lint: .venv/.dev

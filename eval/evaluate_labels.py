@@ -6,7 +6,7 @@ read back: there is one way to the scores. Thresholds come with the predictions.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from heph_vl.data import phase, samples
 from heph_vl.data.transforms import encoded
 from heph_vl.errors import HephError
 from heph_vl.metrics.classification import Answers, score_classes
+from heph_vl.metrics.curves import confusion, precision_recall, reliability
 from heph_vl.metrics.label_predictions import (
     EXCLUSIVE,
     TASKS,
@@ -117,7 +118,8 @@ def score_labels(
 
     Returns:
         `task`, `split`, `thresholds`, `tasks` (see `metrics.classification.score_classes` and
-        `metrics.segmentation.score_masks`), `settings` and `scoring_seconds`.
+        `metrics.segmentation.score_masks`; `curve`, `reliability` and `confusion` as of
+        `metrics.curves`), `settings` and `scoring_seconds`.
     """
     started = time.perf_counter()
     kept = np.array(predictions.positions)
@@ -140,6 +142,7 @@ def score_labels(
         tasks[task] = score_classes(
             TASKS[task], answers, groups[known].tolist(), left_out=out, **draws
         ) | {"without_label": int((~known).sum())}
+        _add_curves(tasks[task], TASKS[task], answers)
     if predictions.masks is not None:
         tasks["segmentation"] = _score_masks(rows, labels, predictions, draws, progress)
     return {
@@ -162,6 +165,17 @@ def score_labels(
         "settings": asdict(settings),
         "scoring_seconds": round(time.perf_counter() - started, 2),
     }
+
+
+def _add_curves(scored: dict[str, Any], names: Sequence[str], answers: Answers) -> None:
+    """Add what `eval/report.py` draws: points and bins of each class, and who is taken for whom."""
+    for c, name in enumerate(names):
+        one = answers.truth[:, c], answers.probability[:, c]
+        if scored["classes"][name]["support"]:
+            scored["classes"][name]["curve"] = precision_recall(*one)
+            scored["classes"][name]["reliability"] = reliability(*one)
+    if len(names) > 1:
+        scored["confusion"] = confusion(names, answers)
 
 
 def _score_masks(

@@ -1,18 +1,27 @@
-"""One HTML page without scripts or other files: text, figures, tables and line charts.
+"""One HTML page without scripts or other files: text, pictures, tables and plots.
 
-Every function returns markup with all text escaped; pictures are embedded.
+Every function returns markup with all text escaped; pictures and plots are embedded.
 """
 
 import base64
+import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from heph_vl.files import write_text, writing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK = "#010203"  # in a plot: becomes the colour of the text around it, light or dark
+_MANY = 3  # sections: from here on they are listed at the top
 
 _STYLE = """
 :root { color-scheme: light dark; --paper: #fbfbf9; --ink: #1c2026; --faint: #646c77;
@@ -29,7 +38,7 @@ h3 { font-size: 1.05rem; margin: 2rem 0 .5rem; }
 p { max-width: 46rem; margin: .5rem 0; }
 .faint, figcaption, caption { color: var(--faint); }
 .grid { display: grid; gap: 1rem; margin: 1rem 0;
-  grid-template-columns: repeat(auto-fill, minmax(var(--least, 11rem), 1fr)); }
+  grid-template-columns: repeat(auto-fill, minmax(min(var(--least, 11rem), 100%), 1fr)); }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 8px;
   padding: .75rem; font-size: .86rem; line-height: 1.45; overflow-wrap: anywhere; }
 .card.good { border-color: var(--good); }
@@ -48,14 +57,16 @@ th, td { padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); tex
 th:first-child, td:first-child { text-align: left; }
 thead th { color: var(--faint); }
 .plain td { text-align: left; white-space: normal; overflow-wrap: anywhere; vertical-align: top; }
+.plain td:first-child { white-space: nowrap; color: var(--faint); }
 summary { cursor: pointer; color: var(--accent); margin: .5rem 0; }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .8rem;
   overflow-x: auto; font-size: .8rem; line-height: 1.45; }
-svg { width: 100%; height: auto; display: block; }
-svg text { fill: var(--faint); font: 11px system-ui, sans-serif; }
-svg .axis { stroke: var(--line); }
-svg .curve { fill: none; stroke: var(--accent); stroke-width: 1.8; }
-svg .dot { fill: var(--accent); }
+svg { width: 100%; height: auto; display: block; color: var(--ink); }
+nav { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin: 1.25rem 0 0; font-size: .9rem; }
+a { color: var(--accent); text-decoration: none; }
+.missing { border-left: 3px solid var(--line); padding-left: .7rem; color: var(--faint);
+  font-size: .9rem; overflow-wrap: anywhere; }
+.tag { color: var(--accent); }
 """
 
 
@@ -76,12 +87,16 @@ def write_page(path: Path, title: str, lead: str, sections: Sequence[Section]) -
         lead: Markup under the title.
         sections: In order.
     """
-    body = "\n".join(f"<h2>{escape(s.title)}</h2>\n{s.body}" for s in sections)
+    body = "\n".join(
+        f'<h2 id="s{i}">{escape(s.title)}</h2>\n{s.body}' for i, s in enumerate(sections)
+    )
+    links = "".join(f'<a href="#s{i}">{escape(s.title)}</a>' for i, s in enumerate(sections))
+    contents = f"<nav>{links}</nav>" if len(sections) >= _MANY else ""
     page = (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        f"<h1>{escape(title)}</h1>\n{lead}\n{body}\n</body>\n</html>\n"
+        f"<h1>{escape(title)}</h1>\n{lead}\n{contents}\n{body}\n</body>\n</html>\n"
     )
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,6 +111,11 @@ def heading(text: str) -> str:
 def paragraph(text: str, *, faint: bool = False) -> str:
     """A paragraph of plain text."""
     return f"<p{' class=faint' if faint else ''}>{escape(text)}</p>"
+
+
+def missing(text: str) -> str:
+    """What could not be shown, and what would show it."""
+    return f'<p class="missing">{escape(text)}</p>'
 
 
 def picture(image: Image.Image, caption: str = "", *, side: int = 288, alt: str = "") -> str:
@@ -169,45 +189,30 @@ def preformatted(text: str) -> str:
     return f"<pre>{escape(text)}</pre>"
 
 
-def line_chart(points: Sequence[tuple[float, float]], title: str) -> str:
-    """A curve as SVG, with its first, last and extreme values on the axes.
+def plot(figure: "Figure", caption: str = "", *, alt: str = "") -> str:
+    """A matplotlib figure as SVG, with text that stays text.
 
     Args:
-        points: (x, y), finite, at least one.
-        title: What y is, plain text.
+        figure: What is drawn in INK takes the colour of the page's text; it needs no background.
+        caption: Under it, plain text.
+        alt: What it shows, for those who do not see it; the caption if empty.
 
     Returns:
-        A figure.
+        A figure, at most as wide as it was made.
     """
-    width, height, left, bottom, top = 420, 200, 52, 24, 12
-    xs, ys = zip(*sorted(points), strict=True)
-    x_span, y_span = max(xs) - min(xs) or 1, max(ys) - min(ys) or 1
+    import matplotlib
 
-    def place(x: float, y: float) -> tuple[float, float]:
-        across = left + (x - min(xs)) / x_span * (width - left - 10)
-        down = top + (max(ys) - y) / y_span * (height - top - bottom)
-        return round(across, 1), round(down, 1)
-
-    path = " ".join(f"{x},{y}" for x, y in map(place, xs, ys))
-    dots = "".join(
-        f'<circle class="dot" cx="{x}" cy="{y}" r="2.5"/>'
-        for x, y in map(place, xs, ys)
-        if len(xs) <= 30
-    )
-    floor = height - bottom
-    labels = [
-        (left - 6, top + 4, "end", f"{max(ys):.4g}"),
-        (left - 6, floor, "end", f"{min(ys):.4g}"),
-        (left, height - 6, "start", f"step {min(xs):g}"),
-        (width - 10, height - 6, "end", f"{max(xs):g}"),
-    ]
-    text = "".join(
-        f'<text x="{x}" y="{y}" text-anchor="{anchor}">{escape(label)}</text>'
-        for x, y, anchor, label in labels
-    )
-    return (
-        f'<figure class="card"><svg viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="{escape(title)}"><path class="axis" fill="none" '
-        f'd="M{left},{top}V{floor}H{width - 10}"/><polyline class="curve" points="{path}"/>'
-        f"{dots}{text}</svg><figcaption>{escape(title)}</figcaption></figure>"
-    )
+    drawn = StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "heph_vl"}):
+        figure.savefig(drawn, format="svg", transparent=True)
+    svg = drawn.getvalue()
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+    svg = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", svg)  # no one refers to these
+    # Names of shared shapes are the plot's own: it must not take those of another, hidden one.
+    own = hashlib.sha256(svg.encode()).hexdigest()[:8]
+    svg = re.sub(r'( id="|"#|url\(#)', rf"\g<1>x{own}", svg)
+    width = round(figure.get_figwidth() * 96)
+    start = f'<svg role="img" aria-label="{escape(alt or caption)}" style="max-width: {width}px" '
+    note = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return f"<figure>{svg.replace('<svg ', start, 1)}{note}</figure>"

@@ -1,4 +1,4 @@
-"""The page's parts: everything escaped, nothing fetched, charts in their frame."""
+"""The page's parts: everything escaped, nothing fetched, plots that follow light and dark."""
 
 import base64
 import re
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from PIL import Image
 
 from heph_vl import page
@@ -59,17 +60,28 @@ def test_any_text_comes_out_as_text(text: str) -> None:
         assert "script" not in reader.tags
 
 
+def drawn(caption: str = "") -> str:
+    """A plot of a line and a cross in the colour of the text, and a blue one."""
+    figure = Figure(figsize=(3, 2))
+    axes = figure.subplots()
+    axes.plot([0, 1, 2], [3, 1, 2], color=page.INK, marker="o")
+    axes.plot([0, 1], [0, 1], color="#2f87c8")
+    axes.set_xlabel(caption)
+    return page.plot(figure, caption)
+
+
 def test_the_page_is_whole_and_needs_nothing_else(tmp_path: Path) -> None:
     picture = page.picture(Image.new("RGB", (4, 4)), NASTY)
-    chart = page.line_chart([(0, 1.0), (1, 2.0)], NASTY)
+    chart = drawn(NASTY)
     out = tmp_path / "new" / "index.html"
     sections = [page.Section(NASTY, page.grid([picture, chart]))]
     page.write_page(out, NASTY, page.paragraph(NASTY), sections)
     markup = out.read_text()
     reader = Reader(markup.removeprefix("<!doctype html>"))
     assert "script" not in reader.tags
-    assert reader.text.count(NASTY) == 6  # title twice, lead, heading, two captions
-    assert not re.search(r"(src|href)=\"(?!data:)|url\(|@import", markup)
+    # Title twice, lead, heading, two captions, and the label of the axis.
+    assert reader.text.count(NASTY) == 7
+    assert not re.search(r" (src|href)=\"(?!data:)|url\((?!#)|@import", markup)
     assert "prefers-color-scheme: dark" in markup
 
 
@@ -89,16 +101,32 @@ def test_a_picture_keeps_its_pixels_and_its_no_data() -> None:
     assert image.size == (600, 300)
 
 
-@pytest.mark.parametrize("points", [[(3, 5.0)], [(0, 1.0), (10, 1.0)], [(10, -2.0), (0, 7.0)]])
-def test_a_chart_stays_in_its_frame_with_large_values_on_top(
-    points: list[tuple[float, float]],
-) -> None:
-    markup = page.line_chart(points, "loss")
-    path = re.search(r'points="([^"]+)"', markup)
-    assert path is not None
-    places = [tuple(map(float, pair.split(","))) for pair in path[1].split()]
-    assert len(places) == len(points)
-    assert all(0 <= x <= 420 and 0 <= y <= 200 for x, y in places)
-    assert places == sorted(places)
-    if points[0] == (10, -2.0):
-        assert places[0][1] < places[1][1]  # the point at x = 0 has the larger y: higher up
+def test_many_sections_are_listed_at_the_top_in_order(tmp_path: Path) -> None:
+    names = ["One", "Two & a half", "Three"]
+    page.write_page(tmp_path / "a.html", "t", "", [page.Section(n, "") for n in names])
+    markup = (tmp_path / "a.html").read_text()
+    assert re.findall(r'<a href="#(s\d)">', markup) == re.findall(r'<h2 id="(s\d)">', markup)
+    assert "Two &amp; a half</a>" in markup
+    page.write_page(tmp_path / "b.html", "t", "", [page.Section(n, "") for n in names[:2]])
+    assert "<nav>" not in (tmp_path / "b.html").read_text()
+
+
+def test_a_plot_takes_the_colour_of_the_text_and_keeps_its_own() -> None:
+    markup = drawn("loss")
+    assert page.INK not in markup
+    assert "currentColor" in markup
+    assert "#2f87c8" in markup
+    assert re.search(r"<text[^>]*>loss</text>", markup)  # text, not outlines
+    assert "max-width: 288px" in markup  # 3 inches
+    assert "<metadata>" not in markup
+
+
+def test_plots_of_one_page_do_not_share_names() -> None:
+    assert drawn("a") == drawn("a")  # the same page from the same numbers
+    first, second = (set(re.findall(r' id="([^"]+)"', drawn(name))) for name in ("a", "b"))
+    assert first
+    assert not first & second
+    for markup in (drawn("a"), drawn("b")):
+        names = set(re.findall(r' id="([^"]+)"', markup))
+        asked = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', markup))
+        assert {x or y for x, y in asked} <= names

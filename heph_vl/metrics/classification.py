@@ -340,7 +340,7 @@ def calibration_error(
     weights = np.ones(len(truth))
     if balanced and 0 < truth.sum() < len(truth):
         weights = np.where(truth, 0.5 / truth.sum(), 0.5 / (~truth).sum())
-    bins = _equal_mass_bins(probability, weights)
+    bins = equal_mass_bins(probability, weights)
     gap = (probability - truth)[:, None] * members
     gaps = np.zeros((2, NUM_BINS, members.shape[1]))
     for side, images in enumerate((truth, ~truth)):
@@ -360,7 +360,7 @@ def calibration_error(
     return statistic
 
 
-def _equal_mass_bins(probability: Floats, weights: Floats) -> npt.NDArray[np.int64]:
+def equal_mass_bins(probability: Floats, weights: Floats) -> npt.NDArray[np.int64]:
     """(N,) bin of each image: where the middle of its value's mass lies."""
     _, value = np.unique(probability, return_inverse=True)
     mass = np.bincount(value, weights)
