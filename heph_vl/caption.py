@@ -151,8 +151,6 @@ def caption_files(
     Raises:
         HephError: The model cannot be loaded, or two files would write one name.
     """
-    import torch
-
     from heph_vl.data.picture import read_picture, stem_of
     from heph_vl.detect import check_names
     from heph_vl.embed import on_best_device
@@ -164,20 +162,60 @@ def caption_files(
     for path in paths:
         try:
             picture = read_picture(path, bbox)
-            pixels, valid = torch.from_numpy(picture.channels), torch.from_numpy(picture.valid)
-            memories = captioner.look_often(pixels[None], valid[None])
-            (answer,) = captioner.answer(memories, num_samples=num_samples, num_beams=num_beams)
+            answer = caption_picture(
+                captioner, picture, num_samples=num_samples, num_beams=num_beams
+            )
             drawn = None
             if explain is not None:
                 drawn = explain / f"{stem_of(path)}.explain.png"
-                _draw(captioner, picture, answer, drawn, str(path))
+                draw_explained(captioner, picture, answer, drawn, str(path))
         except HephError as problem:
             yield problem
         else:
             yield answer, None if drawn is None else str(drawn)
 
 
-def _draw(captioner: Captioner, picture: Picture, answer: Answer, path: Path, title: str) -> None:
+def caption_picture(
+    captioner: Captioner,
+    picture: Picture,
+    *,
+    num_samples: int = NUM_SAMPLES,
+    num_beams: int = 0,
+) -> Answer:
+    """What is said of a picture.
+
+    Args:
+        captioner: The model.
+        picture: Of `read_picture`.
+        num_samples: See `Captioner.answer`.
+        num_beams: Likewise.
+
+    Returns:
+        The answer, of all views.
+    """
+    import torch
+
+    pixels, valid = torch.from_numpy(picture.channels), torch.from_numpy(picture.valid)
+    memories = captioner.look_often(pixels[None], valid[None])
+    (answer,) = captioner.answer(memories, num_samples=num_samples, num_beams=num_beams)
+    return answer
+
+
+def draw_explained(
+    captioner: Captioner, picture: Picture, answer: Answer, path: Path, title: str
+) -> None:
+    """Write where in a picture each sentence of its answer comes from.
+
+    Args:
+        captioner: The model.
+        picture: Of `read_picture`.
+        answer: What is said of it.
+        path: The picture to write; its ending gives the format.
+        title: Above it.
+
+    Raises:
+        HephError: The file cannot be written.
+    """
     import torch
     from PIL import Image
 

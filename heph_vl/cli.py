@@ -9,14 +9,17 @@ from collections.abc import Sequence
 
 import typer
 
+from heph_vl.commands import app as browser
 from heph_vl.commands import (
     caption,
     correct,
     data,
     detect,
+    download,
     generate,
     search,
     series,
+    share,
     simulate,
     watch,
 )
@@ -34,6 +37,7 @@ app = typer.Typer(
     epilog="Add --debug to any command to see the full traceback of an error.",
 )
 # In the order of the help: from data to answers.
+app.command(epilog=download.EXAMPLES)(download.download)
 app.command(epilog=data.INSPECT_EXAMPLES)(data.inspect)
 app.command(epilog=simulate.EXAMPLES)(simulate.simulate)
 app.command("simulate-patches", epilog=simulate.PATCH_EXAMPLES)(simulate.simulate_patches)
@@ -46,6 +50,8 @@ app.command(epilog=caption.EXAMPLES)(caption.caption)
 app.command(epilog=generate.EXAMPLES)(generate.generate)
 app.command(epilog=series.EXAMPLES)(series.series)
 app.command(epilog=watch.EXAMPLES)(watch.watch)
+app.command(epilog=browser.EXAMPLES)(browser.app)
+app.command(epilog=share.EXAMPLES)(share.share)
 
 
 def main() -> None:

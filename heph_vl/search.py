@@ -16,6 +16,7 @@ from heph_vl.embed import embed_batches, on_best_device, read_image
 from heph_vl.errors import HephError
 from heph_vl.folders import open_folder, read_rows
 from heph_vl.heat import Heat
+from heph_vl.hub import reference_weights
 from heph_vl.index import Hit, Index
 from heph_vl.index_rows import index_row
 from heph_vl.metrics.benchmark import query_texts
@@ -140,20 +141,33 @@ class Searcher:
     Args:
         index: Folder of the index.
         model: Folder of the retriever; the one that made the index if None.
+        device: Of the model; the best one if None.
 
     Raises:
         HephError: No index, no model, or another model than the index's.
     """
 
-    def __init__(self, index: str | Path, model: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        index: str | Path,
+        model: str | Path | None = None,
+        *,
+        device: str | None = None,
+    ) -> None:
         from heph_vl.models.retriever import Retriever
 
         store = Index.open(index)
         folder = Path(model) if model is not None else Path(store.meta.model)
-        if model is None and not folder.is_dir():
-            raise HephError(str(index), f"its model {folder} is not there", "name it with --model")
-        self.retriever = on_best_device(Retriever.from_pretrained(folder))
+        if model is None and not folder.is_dir():  # made elsewhere, perhaps with the same weights
+            folder = reference_weights("retriever")
+        retriever = Retriever.from_pretrained(folder)
+        self.retriever = on_best_device(retriever) if device is None else retriever.to(device)
         self.index = Index.open(index, self.retriever.model_id)
+
+    def to(self, device: str) -> "Searcher":
+        """Itself, with its model on another device."""
+        self.retriever.to(device)
+        return self
 
     def search(
         self,

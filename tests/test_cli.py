@@ -14,6 +14,7 @@ from tests import tiny_retriever
 from tests.data.fake_archive import write_fake_archive
 
 COMMANDS = (
+    "download",
     "inspect",
     "simulate",
     "simulate-patches",
@@ -22,8 +23,12 @@ COMMANDS = (
     "search",
     "detect",
     "correct",
+    "caption",
+    "generate",
     "series",
     "watch",
+    "app",
+    "share",
 )
 
 
