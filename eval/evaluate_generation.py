@@ -266,7 +266,12 @@ def _run(options: argparse.Namespace) -> None:
         "task": "generation",
         "model": str(options.model),
         "data": str(options.data),
-        "split": {"name": options.split, "crops": len(real.texts), "groups": len(set(groups))},
+        "split": {
+            "name": options.split,
+            "crops": len(real.texts),
+            "groups": len(set(groups)),
+            "sources": dict(Counter(rows["source"])),
+        },
         "guidance_scale": pipeline.config.guidance_scale
         if options.guidance is None
         else options.guidance,

@@ -39,6 +39,8 @@ _USE = {
     'retriever = load_adapter(retriever, "{repo}")',
 }
 
+_LABEL_METRICS = {"AUROC": "auroc", "F1": "f1", "average precision": "average_precision"}
+
 
 @dataclass(frozen=True)
 class Headline:
@@ -108,7 +110,7 @@ def headlines(results: Mapping[str, Any]) -> list[Headline]:
         deformation = results["tasks"]["deformation"]["classes"]["deformation"]["metrics"]
         found = (
             (f"{name} of deformation", deformation[key]["model"], "majority", base)
-            for name, key in (("AUROC", "auroc"), ("F1", "f1"), ("average precision", "ap"))
+            for name, key in _LABEL_METRICS.items()
             if key in deformation
             for base in [deformation[key].get("majority")]
         )
@@ -244,8 +246,7 @@ def _model_index(
     from huggingface_hub.repocard_data import eval_results_to_model_index
 
     split = results.get("split", {})
-    sources = split.get("sources") or {"simulated" if _simulated(results) else "real": 1}
-    name = "Hephaestus, " + " and ".join(sources)
+    name = ", ".join(["Hephaestus", *sorted(split.get("sources") or [])])
     entries = [
         EvalResult(
             task_type=_TASKS[kind][0],
@@ -275,7 +276,7 @@ def _body(folder: Path, kind: str, repo: str, results: Mapping[str, Any]) -> str
 
 def _table(results: Mapping[str, Any], found: list[Headline]) -> str:
     split = results.get("split", {})
-    sources = ", ".join(split.get("sources") or ["simulated" if _simulated(results) else "?"])
+    sources = " and ".join(sorted(split.get("sources") or [])) or "of what source is not recorded"
     lines = [
         "## Results",
         "",
@@ -314,14 +315,9 @@ def _training(folder: Path) -> str:
 
 
 def _provenance(results: Mapping[str, Any]) -> str:
-    if not results.get("split"):
-        return PROVENANCE
-    data = "simulated" if _simulated(results) else "real"
-    return f"{PROVENANCE}\n\nMeasured on {data} interferograms."
-
-
-def _simulated(results: Mapping[str, Any]) -> bool:
-    return "real" not in (results.get("split", {}).get("sources") or {})
+    sources = sorted(results.get("split", {}).get("sources") or []) if results else []
+    measured = f"\n\nMeasured on {' and '.join(sources)} interferograms." if sources else ""
+    return PROVENANCE + measured
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -88,7 +88,7 @@ class Meter:
             self._rows.append(row)
 
     def line(self) -> dict[str, float]:
-        """Means since the last line, samples a second, share of time waiting for data, GPU memory."""
+        """Means since the last line, samples a second, share of waiting for data, GPU memory."""
         rows, self._rows = self._rows, []
         means = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
         elapsed = time.perf_counter() - self._began

@@ -7,6 +7,7 @@ A model is sent whole: an encoder that it shares with others lies inside what is
 
 import fnmatch
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ _FILES = {
     "space": ("*.py", "README.md", "requirements.txt", "*.png"),
     "adapter": MODEL_FILES,
 }
+# An absolute path, of which the last part says enough to others; addresses (https://) are none.
+_PATH = re.compile(r"(?<![\w.:/~-])(?:~|/[\w.+@-]+)(?:/[\w.+@-]+)*/([\w.+@-]+)")
 _RUN_FILES = {
     "config.yaml": "training.yaml",
     "results.json": "results.json",
@@ -71,7 +74,7 @@ def kind_of(folder: Path) -> str:
 def stage(
     folder: Path, out: Path, *, half: bool = False, encoder: Path | None = None
 ) -> tuple[str, list[Path]]:
-    """Copy what is to be sent; everything else stays behind.
+    """Copy what is to be sent; everything else stays behind, absolute paths in it as well.
 
     Args:
         folder: Of `kind_of`.
@@ -96,6 +99,9 @@ def stage(
         for name, target in _RUN_FILES.items():
             if (run / name).is_file() and not (out / target).exists():
                 shutil.copyfile(run / name, out / target)
+    for path in (*out.rglob("*.json"), *out.rglob("*.yaml")):
+        if path.name != "tokenizer.json":
+            path.write_text(_PATH.sub(r"\1", path.read_text()))
     if kind == "generator":
         _stage_text(source, out)
     elif kind not in _FILES and kind != "autoencoder":

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- tree -->", "<!-- end of tree -->"
 FOLDERS = ("heph_vl", "configs", "training", "eval", "benchmarks", "notebooks", "space", "weights")
 OTHERS = {
-    "configs": "<task>/{tiny,small,base}.yaml, headed by purpose, command and what it reached; accelerate/",
+    "configs": "<task>/{tiny,small,base}.yaml, each with command and result; accelerate/",
     "weights": "reference weights, each folder with card, config and results",
     "tests": "mirror the package",
 }

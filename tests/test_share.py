@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 
@@ -41,6 +42,10 @@ def hub(monkeypatch, tmp_path):
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
         template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(datasets.config, "HF_ENDPOINT", server.url)
+        monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+        hub_urls = server.url + "/datasets/{repo_id}/resolve/{revision}/{path}"
+        monkeypatch.setattr(datasets.config, "HUB_DATASETS_URL", hub_urls)
         yield server
 
 
@@ -143,7 +148,8 @@ def test_a_run_goes_with_config_results_and_half_precision(hub, tmp_path):
     model = tiny_heads.make()
     model.save_pretrained(run / "model")
     (run / "config.yaml").write_text("run:\n  seed: 3\n")
-    environment = {"command": "python training/train_heads.py", "commit": "abc", "seed": 3}
+    command = "python training/train_heads.py --data.path /home/me/secret/dataset --x ~/y/z"
+    environment = {"command": command, "commit": "abc", "seed": 3, "url": "https://a.b/c/d"}
     (run / "environment.json").write_text(json.dumps(environment))
     (run / "checkpoints").mkdir()
     (run / "checkpoints" / "random_states_0.pkl").write_bytes(b"pickle")
@@ -153,7 +159,9 @@ def test_a_run_goes_with_config_results_and_half_precision(hub, tmp_path):
     assert not any("pkl" in name for name in files)
     text = front_of(hub, "user/run")[1]
     assert "seed 3" in text
-    assert "python training/train_heads.py" in text
+    assert "python training/train_heads.py --data.path dataset --x z" in text
+    assert b"https://a.b/c/d" in files["environment.json"].data
+    assert not any(b"secret" in f.data for f in files.values())
     size = sum(len(f.data) for name, f in files.items() if name.endswith("safetensors"))
     full = sum(path.stat().st_size for path in run.rglob("*.safetensors"))
     assert size < 0.75 * full
@@ -186,8 +194,6 @@ def test_an_adapter_goes_and_comes_back(hub, tmp_path):
 
 
 def test_datasets_keep_several_configs(hub, tmp_path):
-    import datasets
-
     from heph_vl.simulate.patchset import write_patches
     from heph_vl.simulate.stream import StreamConfig
 
@@ -282,8 +288,6 @@ def test_the_command_line_sends_and_reads(hub, tmp_path):
     from heph_vl.simulate.stream import StreamConfig
 
     write_patches(tmp_path / "patches", 1, StreamConfig(seed=0))
-    import datasets
-
     row = datasets.load_dataset(str(tmp_path / "patches"), split="train")[0]
     image = tmp_path / "one.png"
     row["image"].save(image)

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from heph_vl.cards import card_of
 from heph_vl.data.samples import decoded_pixels
 from heph_vl.generate import load_generator
 from heph_vl.models.captioner import Captioner
 from heph_vl.models.heads import Heads
 from heph_vl.models.retriever import Retriever
 from heph_vl.models.weights import weights_sha256
+from heph_vl.stage import kind_of
 from tests.conftest import REPO
 
 FOLDER = REPO / "weights" / "retriever"
@@ -141,6 +143,14 @@ def test_heads_find_the_fringes_of_a_ring(heads):
     probability = found["ring"].mask_probability
     row, column = np.unravel_index(probability.argmax(), probability.shape)
     assert np.hypot(row - 80, column - 150) < 25
+
+
+@pytest.mark.parametrize(
+    "name", ["encoder", "heads", "judge", "retriever", "captioner", "generator"]
+)
+def test_cards_have_the_front_matter_of_their_results(name):
+    folder = REPO / "weights" / name
+    assert card_of(folder, kind_of(folder)) == (folder / "README.md").read_text()
 
 
 GENERATOR = REPO / "weights" / "generator"
