@@ -40,7 +40,7 @@ demo: .venv/.installed
 	@echo
 	@echo "Open $(DEMO)/index.html, or try:"
 	@echo "  $(HEPH) search $(DEMO)/index \"sill-type deformation on the left\" --sheet out.png"
-	@echo "  $(HEPH) app --index $(DEMO)/index"
+	@echo "  $(BIN)/pip install -e \".[app]\" && $(HEPH) app --index $(DEMO)/index"
 
 $(DEMO)/index/meta.json:
 	$(call step,"3/10  Index the test volcanoes for search by text")
@@ -57,8 +57,9 @@ $(DEMO)/captions.json:
 	$(HEPH) caption $(DEMO)/archive/$(DEMO_FRAME) --explain $(DEMO)/explained --json > $@.part
 	@mv $@.part $@
 
-$(DEMO)/drawn/generation.json:
+$(DEMO)/drawn/sheet_1.png:
 	$(call step,"6/10  Draw interferograms of a sentence")
+	rm -rf $(DEMO)/drawn
 	$(HEPH) generate "A mogi-type deformation of high intensity on the left side" -n 8 --out $(DEMO)/drawn
 
 $(DEMO)/series.json:
@@ -84,14 +85,14 @@ $(DEMO)/results/captions.json:
 	$(call step,"9/10  Evaluate on the test volcanoes beside baselines")
 	@mkdir -p $(DEMO)/results
 	$(BIN)/python eval/evaluate.py --data $(DEMO)/dataset --model weights/heads \
-		--write-predictions $(DEMO)/predicted --out $(DEMO)/results/labels.json
+		--write-predictions $(DEMO)/predicted --out $(DEMO)/results/labels.json > /dev/null
 	$(BIN)/python eval/evaluate.py --data $(DEMO)/dataset --model weights/retriever \
-		--heads $(DEMO)/predicted/predictions.jsonl --out $(DEMO)/results/retrieval.json
+		--heads $(DEMO)/predicted/predictions.jsonl --out $(DEMO)/results/retrieval.json > /dev/null
 	$(BIN)/python eval/evaluate.py --data $(DEMO)/dataset --model weights/captioner \
-		--heads $(DEMO)/predicted/predictions.jsonl --samples 16 --out $@
+		--heads $(DEMO)/predicted/predictions.jsonl --samples 16 --out $@ > /dev/null
 
 $(DEMO)/index.html: $(DEMO)/index/meta.json $(DEMO)/detected.json $(DEMO)/captions.json \
-		$(DEMO)/drawn/generation.json $(DEMO)/series.json $(DEMO)/generator/short/results.json \
+		$(DEMO)/drawn/sheet_1.png $(DEMO)/series.json $(DEMO)/generator/short/results.json \
 		$(DEMO)/results/captions.json $(wildcard eval/report*.py)
 	$(call step,"10/10  One page of it all")
 	$(BIN)/python eval/report.py --demo $(DEMO)

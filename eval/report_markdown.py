@@ -99,7 +99,9 @@ class _Reader(HTMLParser):
         elif tag == "table":
             self.lines.append("")
         elif tag == "pre":
-            self.lines += ["```", self._text.strip("\n"), "```", ""]
+            text = self._text.strip("\n")
+            fence = "`" * (1 + max([2, *map(len, re.findall("`+", text))]))
+            self.lines += [fence, text, fence, ""]
         elif tag in _BLOCKS:
             mark = {"h3": "### ", "summary": "#### "}.get(tag, "")
             slanted = "*" if tag in ("caption", "figcaption") and self._text.strip() else ""

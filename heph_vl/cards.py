@@ -181,19 +181,20 @@ def front_matter(card: str) -> tuple[dict[str, Any], str]:
     return (dict(front) if isinstance(front, dict) else {}), parts[2]
 
 
-def dataset_front(
-    card: str, config: str | None, published: Mapping[str, Any], where: str
-) -> tuple[str, str]:
-    """A dataset's card for the Hub, where each config has a folder of its own.
+def dataset_cards(
+    card: str, config: str | None, repo: str, published: Mapping[str, Any], where: str
+) -> tuple[str, str, str]:
+    """Cards of a dataset on the Hub: each config has a folder with a card of its own.
 
     Args:
         card: Of the local folder, whose shards lie in `data`.
         config: Its new name, or None to keep it.
+        repo: Where it is going to be.
         published: Front matter of the card that is there already; its other configs stay.
-        where: The folder, for messages.
+        where: The local folder, for messages.
 
     Returns:
-        The card, and the config's name.
+        The repository's card, the config's card, and the config's name.
 
     Raises:
         HephError: The local card names no config, or the new name is none.
@@ -202,7 +203,7 @@ def dataset_front(
     mine = next(iter(front.get("configs") or []), None)
     if not isinstance(mine, dict) or "config_name" not in mine:
         raise HephError(where, "its card names no config", "write it again: heph-vl dataset")
-    name = config or str(mine["config_name"])
+    old, name = str(mine["config_name"]), config or str(mine["config_name"])
     if not name.replace("_", "").replace("-", "").isalnum():
         raise HephError("config", f"{name!r} is no name", "use letters, digits, - and _")
     files = [
@@ -217,7 +218,16 @@ def dataset_front(
         **({"default": True} if first else {}),
     }
     front["configs"] = sorted([*others, mine], key=lambda c: str(c["config_name"]))
-    return _join(front, text.strip()), name
+    front["tags"] = list(dict.fromkeys([*(published.get("tags") or []), *front.get("tags", [])]))
+    listed = [
+        f"- [`{c['config_name']}`]({c['config_name']}/README.md)"
+        f"{' (default)' if c.get('default') else ''}"
+        for c in front["configs"]
+    ]
+    load = f'```python\nimport datasets\n\ndatasets.load_dataset("{repo}", "{name}")\n```'
+    body = ["# Interferograms of volcanoes", "Configs, each with a card:", "\n".join(listed), load]
+    own = text.replace('"this folder"', f'"{repo}", "{name}"').replace(f"`{old}`", f"`{name}`")
+    return _join(front, "\n\n".join([*body, PROVENANCE, LIMITS])), own.strip() + "\n", name
 
 
 def _front(
@@ -245,8 +255,8 @@ def _model_index(
     from huggingface_hub import EvalResult
     from huggingface_hub.repocard_data import eval_results_to_model_index
 
-    split = results.get("split", {})
-    name = ", ".join(["Hephaestus", *sorted(split.get("sources") or [])])
+    split = _split(results)
+    name = f"Hephaestus, {_sources(results) or 'source not recorded'}"
     entries = [
         EvalResult(
             task_type=_TASKS[kind][0],
@@ -270,13 +280,17 @@ def _body(folder: Path, kind: str, repo: str, results: Mapping[str, Any]) -> str
     found = headlines(results)
     if found:
         parts.append(_table(results, found))
+    elif kind not in ("adapter", "encoder", "autoencoder"):
+        parts.append("Not evaluated yet: `python eval/evaluate.py --data DATASET --model MODEL`.")
+    if kind == "adapter":
+        base = _read(folder / "adapter_config.json").get("base_model_name_or_path")
+        parts.append(f"It changes the retriever with the model id `{base}`, and no other.")
     parts.append(_training(folder))
     return "\n\n".join(part for part in parts if part)
 
 
 def _table(results: Mapping[str, Any], found: list[Headline]) -> str:
-    split = results.get("split", {})
-    sources = " and ".join(sorted(split.get("sources") or [])) or "of what source is not recorded"
+    split, sources = _split(results), _sources(results) or "source not recorded"
     lines = [
         "## Results",
         "",
@@ -315,9 +329,18 @@ def _training(folder: Path) -> str:
 
 
 def _provenance(results: Mapping[str, Any]) -> str:
-    sources = sorted(results.get("split", {}).get("sources") or []) if results else []
-    measured = f"\n\nMeasured on {' and '.join(sources)} interferograms." if sources else ""
-    return PROVENANCE + measured
+    sources = _sources(results)
+    return PROVENANCE + (f"\n\nMeasured on {sources} interferograms." if sources else "")
+
+
+def _split(results: Mapping[str, Any]) -> dict[str, Any]:
+    """What results say of their split; training runs give its name alone."""
+    split = results.get("split") or {}
+    return dict(split) if isinstance(split, dict) else {"name": split}
+
+
+def _sources(results: Mapping[str, Any]) -> str:
+    return " and ".join(sorted(_split(results).get("sources") or []))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -105,11 +105,12 @@ def fetch(repo: str, revision: str | None = None) -> Path:
 
 
 @contextmanager
-def explained(where: str) -> Iterator[None]:
+def explained(where: str, *, sending: bool = False) -> Iterator[None]:
     """Errors of the Hub as one line.
 
     Args:
         where: The repository, for the message.
+        sending: Whether something was to be published, for the message.
 
     Raises:
         HephError: Whatever went wrong.
@@ -135,7 +136,9 @@ def explained(where: str) -> Iterator[None]:
         raise HephError(where, _first_line(error), "see hf auth login") from error
     except errors.HfHubHTTPError as error:
         code = error.response.status_code if error.response is not None else None
-        if code in (401, 403):
+        if code == 412:
+            what, fix = "somebody has sent something meanwhile", "run the same command again"
+        elif code in (401, 403):
             what, fix = "the token is wrong or may not do this", "hf auth login with a write token"
         else:
             what, fix = f"the Hub answered {code}: {_first_line(error)}", "try again later"
@@ -143,7 +146,8 @@ def explained(where: str) -> Iterator[None]:
     except Exception as error:
         if not _is_transport(error):
             raise
-        what = "the connection to the Hub broke, or it cannot be reached; nothing was published"
+        what = "the connection to the Hub broke, or it cannot be reached"
+        what += "; nothing was published" if sending else ""
         raise HephError(where, what, "check the connection and run the same again") from error
 
 

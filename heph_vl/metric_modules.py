@@ -40,23 +40,26 @@ tags:
 ```python
 import evaluate
 
-metric = evaluate.load("{name}")  # this folder, or user/{name} of the Hub
+metric = evaluate.load("./{name}/{name}.py")  # or "user/{name}" of the Hub
 metric.compute(predictions=["No deformation."], references=["No deformation."])
 ```
 
-Predictions and references are texts, one of each for each image. Computed by heph_vl
-(`pip install heph-vl`), of which this module is version {version}: see there for the definition,
-its source and its tests.
+Predictions and references are texts, one of each for each image. Computed by heph_vl {version},
+which must be installed: see there for the definition, its source and its tests. A Space needs a
+wheel of it in `requirements.txt` as long as it is on no package index.
 
 ## Limits
 
 Captions of Hephaestus are short and repeat: a constant caption scores high on measures by words.
 Give the constant caption's score beside any other.
 """
-_APP = """import evaluate
+_APP = """from pathlib import Path
+
+import evaluate
 from evaluate.utils import launch_gradio_widget
 
-launch_gradio_widget(evaluate.load("{name}"))
+# By its file: a bare name would be looked up on the Hub.
+launch_gradio_widget(evaluate.load(str(Path(__file__).with_name("{name}.py"))))
 """
 
 
@@ -84,7 +87,7 @@ def write_module(name: str, folder: Path) -> Path:
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / f"{name}.py", _CODE.format(title=title, name=name, cls=cls))
         write_text(out / "app.py", _APP.format(name=name))
-        write_text(out / "requirements.txt", f"heph-vl=={__version__}\n")
+        write_text(out / "requirements.txt", "heph-vl\n")
         card = _CARD.format(title=title, name=name, doc=doc, version=__version__)
         write_text(out / "README.md", card)
     return out

@@ -4,13 +4,12 @@ share("runs/heads/small", "user/repo", tag="v1.0")
 share("runs/dataset", "user/data", config="interferograms")
 """
 
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from heph_vl.cards import card_of, dataset_front, front_matter
+from heph_vl.cards import card_of, dataset_cards, front_matter
 from heph_vl.errors import HephError
 from heph_vl.files import write_text
 from heph_vl.hub import REPO, explained
@@ -48,8 +47,8 @@ def share(
         Address of the commit.
 
     Raises:
-        HephError: Nothing to send, a bad name, no right to write, or the connection broke; nothing
-            is published then, and what was uploaded is not sent a second time.
+        HephError: Nothing to send, a bad name, no right to write, or the connection broke. Nothing
+            is published then, unless it says so, and what was uploaded is not sent a second time.
     """
     from huggingface_hub import HfApi
 
@@ -59,25 +58,40 @@ def share(
     kind = kind_of(folder)
     repo_type = REPO_TYPES.get(kind, "model")
     api = HfApi(token=token, library_name="heph_vl")
-    with TemporaryDirectory() as temporary, explained(repo):
+    with TemporaryDirectory() as temporary:
         out = Path(temporary) / "staged"
-        published = _published_front(api, repo, revision) if kind == "dataset" else {}
-        prepare(folder, out, half=half, config=config, repo=repo, published=published)
-        sdk = "gradio" if repo_type == "space" else None
-        api.create_repo(repo, repo_type=repo_type, private=private, exist_ok=True, space_sdk=sdk)
-        if revision is not None:
-            api.create_branch(repo, branch=revision, repo_type=repo_type, exist_ok=True)
-        done = api.upload_folder(
-            repo_id=repo,
-            folder_path=out,
-            repo_type=repo_type,
-            revision=revision,
-            commit_message=message or f"{kind}, sent by heph_vl",
-            # Shards of an earlier, longer version of this config.
-            delete_patterns=f"{_only_folder(out)}/*.parquet" if kind == "dataset" else None,
-        )
-        if tag is not None:
-            api.create_tag(repo, tag=tag, revision=done.oid, repo_type=repo_type)
+        with explained(repo, sending=True):
+            if kind != "dataset":  # what cannot be sent makes no repository
+                prepare(folder, out, half=half, config=config, repo=repo)
+            sdk = "gradio" if repo_type == "space" else None
+            api.create_repo(
+                repo, repo_type=repo_type, private=private, exist_ok=True, space_sdk=sdk
+            )
+            if revision is not None:
+                api.create_branch(repo, branch=revision, repo_type=repo_type, exist_ok=True)
+            before = str(api.repo_info(repo, repo_type=repo_type, revision=revision).sha)
+            name = None
+            if kind == "dataset":
+                published = _published_front(api, repo, before)
+                prepare(folder, out, config=config, repo=repo, published=published)
+                name = next(path.name for path in out.iterdir() if path.is_dir())
+            done = api.upload_folder(
+                repo_id=repo,
+                folder_path=out,
+                repo_type=repo_type,
+                revision=revision,
+                parent_commit=before,  # whoever has sent something since is not overwritten
+                commit_message=message or f"{kind}, sent by heph_vl",
+                # Shards of an earlier, longer version of this config.
+                delete_patterns=None if name is None else f"{name}/*.parquet",
+            )
+    if tag is not None:
+        try:
+            with explained(repo):
+                api.create_tag(repo, tag=tag, revision=done.oid, repo_type=repo_type)
+        except HephError as error:
+            what = f"sent to {done.commit_url}, but not tagged {tag}: {error.what}"
+            raise HephError(repo, what, "if the tag is there already, choose another") from error
     return str(done.commit_url)
 
 
@@ -116,32 +130,23 @@ def prepare(
             write_text(out / "README.md", card_of(out, kind, repo))
         return left
     card = (out / "README.md").read_text()
-    front, name = dataset_front(card, config, published or {}, str(folder))
-    (out / name).mkdir()
-    for path in sorted((out / "data").iterdir()):
-        shutil.move(path, out / name / path.name)
-    (out / "data").rmdir()
+    found = dataset_cards(card, config, repo or "user/repo", published or {}, str(folder))
+    whole, own, name = found
+    if name != "data":
+        (out / "data").rename(out / name)
     if (out / "heph_vl.json").is_file():
-        shutil.move(out / "heph_vl.json", out / name / "heph_vl.json")
-    write_text(out / "README.md", front)
+        (out / "heph_vl.json").rename(out / name / "heph_vl.json")
+    write_text(out / name / "README.md", own)
+    write_text(out / "README.md", whole)
     return left
 
 
-def _published_front(api: Any, repo: str, revision: str | None) -> dict[str, Any]:
+def _published_front(api: Any, repo: str, revision: str) -> dict[str, Any]:
     """Front matter of a dataset's card on the Hub; empty if there is none."""
     from huggingface_hub import errors
 
     try:
         path = api.hf_hub_download(repo, "README.md", repo_type="dataset", revision=revision)
-    except (
-        errors.RepositoryNotFoundError,
-        errors.EntryNotFoundError,
-        errors.RevisionNotFoundError,
-    ):
+    except errors.RemoteEntryNotFoundError:
         return {}
     return front_matter(Path(path).read_text())[0]
-
-
-def _only_folder(out: Path) -> str:
-    names: Sequence[str] = [path.name for path in out.iterdir() if path.is_dir()]
-    return names[0]

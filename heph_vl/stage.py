@@ -8,10 +8,13 @@ A model is sent whole: an encoder that it shares with others lies inside what is
 import fnmatch
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from heph_vl.errors import HephError
 from heph_vl.hub import MODEL_FILES
@@ -24,13 +27,14 @@ _FILES = {
     "space": ("*.py", "README.md", "requirements.txt", "*.png"),
     "adapter": MODEL_FILES,
 }
-# An absolute path, of which the last part says enough to others; addresses (https://) are none.
-_PATH = re.compile(r"(?<![\w.:/~-])(?:~|/[\w.+@-]+)(?:/[\w.+@-]+)*/([\w.+@-]+)")
+# Of a run: what evaluation found on the test split goes before what training saw on validation.
 _RUN_FILES = {
     "config.yaml": "training.yaml",
+    "results.test.json": "results.json",
     "results.json": "results.json",
     "environment.json": "environment.json",
 }
+_OPTION = re.compile(r"(--?[\w.]+=?)(?=[/~])")
 
 
 def kind_of(folder: Path) -> str:
@@ -95,13 +99,13 @@ def stage(
     run = folder if (folder / "model").is_dir() else folder.parent
     source = folder / "model" if run == folder else folder
     left = _copy(source, out, _FILES.get(kind, MODEL_FILES))
-    if run == folder or (folder.name == "model" and (run / "config.yaml").is_file()):
-        for name, target in _RUN_FILES.items():
-            if (run / name).is_file() and not (out / target).exists():
-                shutil.copyfile(run / name, out / target)
+    part = folder.name in ("model", "adapter") and (run / "config.yaml").is_file()
+    for name, target in _RUN_FILES.items() if run == folder or part else ():
+        if (run / name).is_file() and not (out / target).exists():
+            shutil.copyfile(run / name, out / target)
     for path in (*out.rglob("*.json"), *out.rglob("*.yaml")):
         if path.name != "tokenizer.json":
-            path.write_text(_PATH.sub(r"\1", path.read_text()))
+            _hide_paths(path)
     if kind == "generator":
         _stage_text(source, out)
     elif kind not in _FILES and kind != "autoencoder":
@@ -149,12 +153,47 @@ def _stage_text(source: Path, out: Path) -> None:
     path.write_text(json.dumps(entries | {"text_path": None}, indent=2) + "\n")
 
 
+def _hide_paths(path: Path) -> None:
+    """Of absolute paths in a JSON or YAML file leave the last part, which says enough to others."""
+    text = path.read_text()
+    if path.suffix == ".json":
+        found = json.loads(text)
+        hidden = _hidden(found)
+        if hidden != found:
+            path.write_text(json.dumps(hidden, indent=2) + "\n")
+    else:
+        found = yaml.safe_load(text)
+        hidden = _hidden(found)
+        if hidden != found:
+            path.write_text(yaml.safe_dump(hidden, sort_keys=False))
+
+
+def _hidden(value: Any, key: str = "") -> Any:
+    if isinstance(value, dict):
+        return {name: _hidden(inside, str(name)) for name, inside in value.items()}
+    if isinstance(value, list):
+        return [_hidden(inside, key) for inside in value]
+    if not isinstance(value, str):
+        return value
+    if key == "command":
+        return shlex.join(_hidden(word) for word in shlex.split(value))
+    if value.startswith("[") and value.endswith("]"):  # a list on a command line
+        inside = (_hidden(word.strip()) for word in value[1:-1].split(","))
+        return f"[{', '.join(inside)}]"
+    option = _OPTION.match(value)
+    start = option.end() if option else 0
+    if value[start:].startswith(("/", "~", "file:/")):
+        return value[:start] + Path(value[start:]).name
+    return value
+
+
 def _copy(source: Path, out: Path, patterns: Sequence[str]) -> list[Path]:
     """Copy files by patterns (of the path, or of the name alone); those that fit none come back."""
     left = []
     for path in sorted(p for p in source.rglob("*") if p.is_file()):
         name = path.relative_to(source)
-        if path.is_symlink() or not any(
+        inside = path.resolve().is_relative_to(source.resolve().parent.parent)  # of a Hub cache
+        if not inside or not any(
             fnmatch.fnmatch(str(name) if "/" in pattern else name.name, pattern)
             for pattern in patterns
         ):

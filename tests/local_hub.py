@@ -61,7 +61,7 @@ class Hub(ThreadingHTTPServer):
     Attributes:
         repos: What there is.
         log: Requests, "METHOD path".
-        drop_uploads: Break the connection at so many of the next LFS uploads.
+        drop_uploads: Break the connection at LFS uploads, once `keep_uploads` have arrived.
         down: Answer everything with 503.
     """
 
@@ -72,7 +72,7 @@ class Hub(ThreadingHTTPServer):
         self.repos: dict[Key, Repo] = {}
         self.lfs: dict[str, bytes] = {}
         self.log: list[str] = []
-        self.drop_uploads = 0
+        self.drop_uploads, self.keep_uploads = False, 0
         self.down = False
 
     @property
@@ -190,8 +190,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._send(200, {"url": address, "name": name, "id": "0" * 24})
 
     def _lfs(self, found: dict[str, str]) -> None:
-        if self.server.drop_uploads:
-            self.server.drop_uploads -= 1
+        if self.server.drop_uploads and len(self.server.lfs) >= self.server.keep_uploads:
             self.close_connection = True
             self.connection.close()
             return
@@ -227,6 +226,8 @@ class _Handler(BaseHTTPRequestHandler):
             repo.refs[rest] = repo.refs["main"]
             return self._send(200, {})
         if what == "tag":
+            if json.loads(self.raw)["tag"] in repo.refs:
+                return self._send(409, {"error": "Tag reference exists already"})
             repo.refs[json.loads(self.raw)["tag"]] = repo.refs.get(rest, rest)
             return self._send(200, {})
         revision, _, below = rest.partition("/") if what == "tree" else (rest, "", "")
@@ -280,6 +281,11 @@ class _Handler(BaseHTTPRequestHandler):
                 continue
             entry = json.loads(line)
             value = entry["value"]
+            if entry["key"] == "header" and value.get("parentCommit") not in (
+                None,
+                repo.refs[revision],
+            ):
+                return self._send(412, {"error": "A commit has happened since"})
             if entry["key"] == "file":
                 files[value["path"]] = File.of(base64.b64decode(value["content"]))
             elif entry["key"] == "lfsFile":
@@ -291,7 +297,7 @@ class _Handler(BaseHTTPRequestHandler):
         prefix = "" if key[0] == "model" else f"{key[0]}s/"
         address = f"{self.server.url}/{prefix}{key[1]}/commit/{oid}"
         done = {"success": True, "commitOid": oid, "commitUrl": address, "hookOutput": ""}
-        self._send(200, done)
+        return self._send(200, done)
 
     def _resolve(self, found: dict[str, str]) -> None:
         repo = self.server.repos.get((found["kind"] or "model", found["name"]))

@@ -1,8 +1,10 @@
 """The app without a browser: uploads, answers with the reference weights, the server."""
 
+import asyncio
 import io
 import json
 import os
+import re
 import resource
 import socket
 import struct
@@ -12,6 +14,7 @@ import threading
 import time
 import zipfile
 import zlib
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -341,6 +344,9 @@ def test_generate(models, work):
         asked = {"prompt": "", "number": 1, "seed": 0, "steps": 4} | change
         with pytest.raises(HephError, match=str(next(iter(change))).replace("prompt", "text")):
             serving.generate(models, work, *asked.values(), None, "new")
+    for guidance in (-1, 8.5, float("nan"), "2", True):
+        with pytest.raises(HephError, match="guidance"):
+            serving.generate(models, work, "", 1, 0, 4, guidance, "new")
     with pytest.raises(HephError, match="palette"):
         serving.generate(models, work, "", 1, 0, 4, None, "../../etc")
 
@@ -405,7 +411,7 @@ def test_without_the_extra_it_says_how_to_get_it(missing, monkeypatch, capsys):
         monkeypatch.delitem(sys.modules, f"heph_vl.{name}", raising=False)
         monkeypatch.delattr(heph_vl, name, raising=False)
     assert cli.run(["app", "--port", str(free_port()), "--no-browser"]) == 1
-    assert "pip install 'heph-vl[app]'" in capsys.readouterr().err
+    assert 'pip install -e ".[app]"' in capsys.readouterr().err
 
 
 def test_errors_reach_the_page_escaped_and_without_paths(tmp_path):
@@ -464,11 +470,13 @@ def test_nothing_is_fetched_from_the_web(address):
 
 
 def ask(address, number, data):
-    """What the page gets from its event of this number."""
+    """What the page gets from its event of this number, or why it was refused."""
     import httpx
 
     body = {"data": data, "fn_index": number, "session_hash": "test", "trigger_id": None}
-    assert httpx.post(f"{address}/gradio_api/queue/join", json=body).status_code == 200
+    joined = httpx.post(f"{address}/gradio_api/queue/join", json=body)
+    if joined.status_code != 200:
+        return joined.text
     with httpx.stream(
         "GET", f"{address}/gradio_api/queue/data?session_hash=test", timeout=60
     ) as lines:
@@ -488,16 +496,156 @@ def test_a_request_cannot_name_files_of_this_machine(address, models):
         for event in config["dependencies"]
         if len(event["inputs"]) == 2 and len(event["outputs"]) == 5
     )
-    for path, why in (
-        ("/etc/passwd", "error"),
-        ("../../etc/passwd", "error"),
-        ("https://example.org/x.png", "addresses are not fetched"),
-    ):
-        upload = {"path": path, "meta": {"_type": "gradio.FileData"}, "orig_name": "x.png"}
-        text = ask(address, detect, [upload, None])
+    for path in ("/etc/passwd", "../../etc/passwd"):
+        text = ask(address, detect, [an_upload(path), None])
         assert '"success":false' in text
-        assert why in text
+        assert "error" in text
         assert "root:" not in text
+
+
+def an_upload(path):
+    """What stands for an upload in a request."""
+    return {"path": path, "meta": {"_type": "gradio.FileData"}, "orig_name": "x.png"}
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """Address of another server, which gradio may ask, and the paths it was asked for."""
+    processing = pytest.importorskip("gradio.processing_utils")
+    # gradio keeps away from private networks, and this one is: it shall not be that which helps.
+    monkeypatch.setattr(processing, "PUBLIC_HOSTNAME_WHITELIST", ["127.0.0.1"])
+    asked = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+
+
+def test_no_input_of_any_event_makes_it_fetch(address, elsewhere, tmp_path):
+    import httpx
+    from gradio import processing_utils
+
+    other, asked = elsewhere
+    # It can be asked: what follows is no accident.
+    asyncio.run(processing_utils.async_ssrf_protected_download(f"{other}/seen", str(tmp_path)))
+    assert asked == ["/seen"]
+    events = httpx.get(f"{address}/config").json()["dependencies"]
+    tried = 0
+    for event in events:
+        for i in range(len(event["inputs"])):
+            upload = an_upload(f"{other}/{event['id']}/{i}")
+            for value in (upload, [upload], {"value": upload}):
+                data = [None] * len(event["inputs"])
+                data[i] = value
+                answer = ask(address, event["id"], data)
+                assert asked == ["/seen"]
+                assert answer == "addresses are not fetched"
+                tried += 1
+    assert tried >= 3 * (10 + 2 + 2 + 6)  # search, caption, detect, generate
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b'{"data": [{"path": "https://example.org"}]}', 403),
+        (b'{"data": [{"path": "HTTP://example.org"}]}', 403),
+        ('{"data": [{"p\\u0061th": "http\\u003a//example.org"}]}'.encode("utf-16"), 403),
+        (b'{"path": "http://example.org", "path": "x"}', 403),
+        (b'{"data": ' + b"[" * 100_000, 403),
+        (b'{"data": "https://example.org", "url": "https://example.org"}', 422),
+        (b'{"data": "' + b"x" * 2_000_000 + b'"}', 413),
+        (b"{", 422),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_a_request_may_say(address, body, status):
+    import httpx
+
+    for route in ("queue/join", "run/search", "call/search", "component_server"):
+        kind = {"Content-Type": "application/json"}
+        answer = httpx.post(f"{address}/gradio_api/{route}", content=body, headers=kind)
+        wanted = 400 if status == 422 and route == "component_server" else status
+        if status != 422 or route == "queue/join":
+            assert answer.status_code == wanted, route
+
+
+CARD = """---
+license: mit
+model-index:
+- name: x
+---
+
+# A card
+
+See [that](https://example.org/a), [this](../x/README.md), [script](javascript:alert(1)), <https://example.org>.
+
+<img src="https://example.org/1.png"> <p align=center>Centred</p> <b>bold</b> a < b
+
+<script>fetch("https://example.org/2")</script>
+
+<!-- a
+comment -->
+
+![one](https://example.org/3.png) ![two][r] ![r][] ![r] ![a [b]](<https://example.org/5.png>)
+
+[r]: https://example.org/4.png
+
+```mermaid
+flowchart TD
+    A@{ img: "https://example.org/6.png", label: "x" }
+```
+
+`<pair>` ${document.title = "taken"} {{value}}
+
+| a | b |
+|---|---|
+| 1 | 2 |
+"""
+
+
+def test_a_card_shows_text_alone(tmp_path):
+    pytest.importorskip("gradio")
+    from heph_vl.app import _card
+
+    (tmp_path / "README.md").write_text(CARD)
+    shown = _card(tmp_path)
+    tags = set(re.findall(r"<(\w+)", shown))
+    assert tags <= {"h1", "p", "a", "pre", "code", "table", "thead", "tbody", "tr", "th", "td"}
+    assert re.findall(r'href="([^"]*)"', shown) == ["https://example.org/a", "https://example.org"]
+    assert "license" not in shown
+    for said in ("A card", "this", "Centred", "a &lt; b", "&lt;pair&gt;", "<td>2</td>"):
+        assert said in shown
+    for unsaid in ("fetch(", "comment", "model-index", "3.png", "4.png", "5.png"):
+        assert unsaid not in shown
+
+
+@pytest.mark.parametrize(
+    ("card", "text"),
+    [
+        ("---\nlicense: [\n---\nText", "Text"),
+        ("\ufeff---\r\nlicense: mit\r\n--- \r\nText", "Text"),
+        ("---\n---\nText\n---\n", "Text"),
+        ("Text", "Text"),
+    ],
+)
+def test_front_matter_is_not_shown(card, text, tmp_path):
+    pytest.importorskip("gradio")
+    from heph_vl.app import _card
+
+    (tmp_path / "README.md").write_bytes(card.encode() + b"\xff")  # not UTF-8 either
+    shown = re.sub("<[^>]*>", "", _card(tmp_path)).strip()
+    assert shown.startswith(text)
+    assert "license" not in shown
 
 
 def test_a_large_upload_is_refused(address, tmp_path):

@@ -148,18 +148,30 @@ def test_a_run_goes_with_config_results_and_half_precision(hub, tmp_path):
     model = tiny_heads.make()
     model.save_pretrained(run / "model")
     (run / "config.yaml").write_text("run:\n  seed: 3\n")
-    command = "python training/train_heads.py --data.path /home/me/secret/dataset --x ~/y/z"
+    command = "python training/train_heads.py --data.path '/home/me secret/dataset' --x=~/y/z "
+    command += "--data.more '[/home/secret/a, runs/b]' -I/secret/c"
     environment = {"command": command, "commit": "abc", "seed": 3, "url": "https://a.b/c/d"}
     (run / "environment.json").write_text(json.dumps(environment))
+    (run / "results.json").write_text(json.dumps({"split": "val", "val_iou": 0.4}))
+    share(run, "user/run")
+    assert "Not evaluated yet" in front_of(hub, "user/run")[1]
+    reference = json.loads((WEIGHTS / "heads" / "results.json").read_text())
+    (run / "results.test.json").write_text(json.dumps(reference))  # of eval/evaluate.py
     (run / "checkpoints").mkdir()
     (run / "checkpoints" / "random_states_0.pkl").write_bytes(b"pickle")
     share(run, "user/run", half=True)
+    assert front_of(hub, "user/run")[0]["model-index"]
     files = files_of(hub, "user/run")
     assert {"training.yaml", "environment.json", "encoder/model.safetensors"} <= set(files)
     assert not any("pkl" in name for name in files)
     text = front_of(hub, "user/run")[1]
     assert "seed 3" in text
-    assert "python training/train_heads.py --data.path dataset --x z" in text
+    assert (
+        "python training/train_heads.py --data.path dataset --x=z '[a, runs/b]' -Ic".replace(
+            "'[", "--data.more '["
+        )
+        in text
+    )
     assert b"https://a.b/c/d" in files["environment.json"].data
     assert not any(b"secret" in f.data for f in files.values())
     size = sum(len(f.data) for name, f in files.items() if name.endswith("safetensors"))
@@ -184,7 +196,13 @@ def test_an_adapter_goes_and_comes_back(hub, tmp_path):
             torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
     save_adapter(tuner, tmp_path / "adapter", base_id)
     wanted = tuner.merge_and_unload().embed_texts(text)
+    (tmp_path / "config.yaml").write_text("run:\n  seed: 7\n")
+    (tmp_path / "environment.json").write_text(json.dumps({"command": "adapt it", "seed": 7}))
     share(tmp_path / "adapter", "user/adapter")
+    text_of_card = front_of(hub, "user/adapter")[1]
+    assert base_id in text_of_card
+    assert "adapt it" in text_of_card
+    assert "seed 7" in text_of_card
     fresh = Retriever.from_pretrained(WEIGHTS / "retriever")
     found = load_adapter(fresh, "user/adapter").embed_texts(text)
     assert torch.allclose(found, wanted, atol=1e-6)
@@ -210,9 +228,50 @@ def test_datasets_keep_several_configs(hub, tmp_path):
     assert len(datasets.load_dataset("user/data", **options)) == 2  # the first is the default
     front, text = front_of(hub, "user/data", "dataset")
     assert [c["config_name"] for c in front["configs"]] == ["large", "small"]
-    assert "simulated" in text
     assert "MIT" in text
     assert "COMET LiCSAR" in text
+    own = files_of(hub, "user/data", "dataset")["large/README.md"].data.decode()
+    assert "simulated" in own
+    assert 'load_dataset("user/data", "large"' in own
+    share(tmp_path / "b", "user/data", config="data", revision="next")  # a branch keeps the others
+    told = hub.repos["dataset", "user/data"].at("next")[1]["README.md"].data.decode()
+    assert [name for name in ("small", "large", "data") if f"config_name: {name}" in told] == [
+        "small",
+        "large",
+        "data",
+    ]
+
+
+def test_what_was_sent_meanwhile_is_not_overwritten(hub, tmp_path, monkeypatch):
+    from huggingface_hub import HfApi
+
+    tiny_heads.make().save_pretrained(tmp_path / "model")
+    share(tmp_path / "model", "user/x", tag="v1")
+    with pytest.raises(HephError, match=r"sent to .* but not tagged v1"):
+        share(tmp_path / "model", "user/x", tag="v1")
+    info = HfApi.repo_info
+
+    def late(self, *args, **options):
+        found = info(self, *args, **options)
+        hub.repos["model", "user/x"].commit("main", files_of(hub, "user/x"))
+        return found
+
+    monkeypatch.setattr(HfApi, "repo_info", late)
+    torch.nn.init.ones_((model := tiny_heads.make()).evidence)
+    with pytest.raises(HephError, match="meanwhile"):
+        model.push_to_hub("user/x")
+
+
+def test_a_fetched_model_can_be_sent_again(hub, tmp_path):
+    from heph_vl.hub import fetch
+
+    tiny_heads.make().save_pretrained(tmp_path / "model")
+    share(tmp_path / "model", "user/x")
+    share(fetch("user/x"), "user/y")  # a snapshot of links into the cache
+    assert Heads.from_pretrained("user/y").model_id == Heads.from_pretrained("user/x").model_id
+    (tmp_path / "model" / "link.json").symlink_to("/etc/hostname")
+    left = prepare(tmp_path / "model", tmp_path / "out")
+    assert [str(name) for name in left] == ["link.json"]
 
 
 def test_metrics_go_and_come_back(hub, tmp_path, monkeypatch):
@@ -227,7 +286,11 @@ def test_metrics_go_and_come_back(hub, tmp_path, monkeypatch):
     said = ["No deformation activity can be detected.", "Turbulent mixing on the left side."]
     for name in MODULES:
         folder = write_module(name, tmp_path)
-        score = evaluate.load(str(folder)).compute(predictions=said, references=said)
+        app = (folder / "app.py").read_text()
+        assert f'evaluate.load(str(Path(__file__).with_name("{name}.py")))' in app
+        metric = evaluate.load(str(folder / f"{name}.py"))
+        assert type(metric).__module__.startswith(("heph_vl", "evaluate_modules"))
+        score = metric.compute(predictions=said, references=said)
         assert max(v for v in score.values() if isinstance(v, float)) > 0.9
     share(tmp_path / "fact_scores", "user/fact_scores")
     assert "fact_scores.py" in files_of(hub, "user/fact_scores", "space")
@@ -237,14 +300,17 @@ def test_metrics_go_and_come_back(hub, tmp_path, monkeypatch):
 
 def test_an_interrupted_upload_publishes_nothing_and_can_be_repeated(hub, tmp_path, monkeypatch):
     tiny_heads.make().save_pretrained(tmp_path / "model")
-    hub.drop_uploads = 99
+    hub.drop_uploads, hub.keep_uploads = True, 1
     with pytest.raises(HephError, match="broke") as told:
         share(tmp_path / "model", "user/broken")
     assert len(str(told.value).splitlines()) == 1
     assert set(files_of(hub, "user/broken")) == {".gitattributes"}
-    hub.drop_uploads = 0
+    assert len(hub.lfs) == 1
+    hub.drop_uploads, before = False, len(hub.log)
     share(tmp_path / "model", "user/broken")
     Heads.from_pretrained("user/broken")
+    sent = [line for line in hub.log[before:] if line.startswith("PUT /_lfs/")]
+    assert len(sent) == len(hub.lfs) - 1  # what had arrived is not sent again
 
 
 def test_wrong_token_missing_repo_revision_and_hub_down_are_one_line(hub, tmp_path, monkeypatch):
