@@ -95,7 +95,8 @@ def _run(options: argparse.Namespace) -> None:
     if kind != "captions" or options.model is None:
         _refuse(options, kind, ("samples", "beams"))
     if options.model is not None:
-        out = options.out or options.model.parent / f"results.{options.split}.json"
+        beside = options.model.parent if options.model.exists() else Path()  # user/repo: here
+        out = options.out or beside / f"results.{options.split}.json"
     else:
         out = options.out or options.predictions.with_suffix(".results.json")
     score = {"retrieval": _retrieval, "labels": _labels, "captions": _captions}[kind]
@@ -129,11 +130,12 @@ def _kind(options: argparse.Namespace) -> str:
                 if isinstance(values := json.loads(line), dict) and "unique_id" in values:
                     return "captions" if "caption" in values else "labels"
         return "labels"
+    from heph_vl.hub import located
     from heph_vl.models.weights import kind_of_model
 
     kinds = {"heads": "labels", "captioner": "captions"}
     # The retriever's reader says what is wrong with a broken folder.
-    return kinds.get(kind_of_model(options.model) or "", "retrieval")
+    return kinds.get(kind_of_model(located(options.model)) or "", "retrieval")
 
 
 def _write_queries(options: argparse.Namespace, rows: Any) -> None:
@@ -319,7 +321,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, required=True, help="folder of `heph-vl dataset`")
     parser.add_argument("--split", default="test", help="train, val or test (default: test)")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--model", type=Path, help="folder of a saved retriever, heads or captioner")
+    what.add_argument(
+        "--model", type=Path, help="saved retriever, heads or captioner: its folder, or user/repo"
+    )
     what.add_argument(
         "--predictions",
         type=Path,

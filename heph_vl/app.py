@@ -4,6 +4,7 @@ Files reach it by upload alone, and it needs no network: fonts are the system's,
 nothing reported. What the tabs compute is in `heph_vl.serving`.
 """
 
+import html
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markdown_it import MarkdownIt
 from starlette.middleware import Middleware
 
 from heph_vl import __version__, serving
-from heph_vl.app_guard import NothingFetched, answered, gr, only_uploads
+from heph_vl.app_guard import NothingFetched, answered, gr
 from heph_vl.data.annotations import ACTIVITY_TYPES
 from heph_vl.data.phase import colour
 from heph_vl.gallery import gallery
@@ -118,7 +120,7 @@ def page(models: Models) -> Any:
         with gr.Accordion("Model cards: what the models reach, and what they miss", open=False):
             for name, folder in models.folders.items():
                 with gr.Tab(name):
-                    gr.Markdown(_card(folder))
+                    gr.HTML(_card(folder))
         gr.HTML(_foot())
     blocks.queue(max_size=_WAITING, api_open=False)
     return blocks
@@ -303,8 +305,6 @@ def _uploads() -> tuple[Any, Any]:
     image = gr.File(label=label, file_types=_KINDS, height=110)
     with gr.Accordion("Its coherence (estimated without)", open=False):
         coherence = gr.File(label="Coherence: PNG or GeoTIFF", file_types=_KINDS, height=110)
-    for file in (image, coherence):
-        only_uploads(file)
     return image, coherence
 
 
@@ -401,11 +401,26 @@ def _foot() -> str:
 
 
 def _card(folder: Path) -> str:
-    """A model's card without front matter and pictures; links lead nowhere but to the web."""
+    """A model's card as HTML, without front matter, pictures and HTML of its own.
+
+    It may be a third party's: a picture would tell them who looks at the page. Links lead nowhere
+    but to the web.
+    """
     try:
-        text = (folder / "README.md").read_text()
+        text = (folder / "README.md").read_text("utf-8-sig", errors="replace")
     except OSError:
-        return f"{folder.name}: no card beside this model."
-    text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL)
-    text = re.sub(r"!\[[^\]]*\]\([^)]*\)", "", text)
-    return re.sub(r"\[([^\]]*)\]\((?!https?://)[^)]*\)", r"\1", text)
+        return f"<p>{html.escape(folder.name)}: no card beside this model.</p>"
+    text = re.sub(r"\A---[ \t]*\n(?:.*?\n)??---[ \t]*(?:\n|\Z)", "", text, flags=re.DOTALL)
+    reader = MarkdownIt().enable("table")
+    for kind in ("image", "html_block", "html_inline"):
+        reader.add_render_rule(kind, lambda *_: "")
+    reader.add_render_rule("link_open", _link_open)
+    return reader.render(text)
+
+
+def _link_open(reader: Any, tokens: Any, i: int, options: Any, env: Any) -> str:
+    if not str(tokens[i].attrGet("href")).startswith(("http:", "https:")):
+        return "<a>"
+    tokens[i].attrSet("target", "_blank")
+    tokens[i].attrSet("rel", "noopener noreferrer")
+    return str(reader.renderToken(tokens, i, options, env))

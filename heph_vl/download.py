@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -57,6 +57,9 @@ def fetch(
 ) -> Fetched | None:
     """Bring the file of an address to `place.part`, going on where an earlier run stopped.
 
+    A file that an earlier run kept is never touched: to be unpacked it is used where it lies, and
+    the server is not asked.
+
     Args:
         place: Of the address; locked by the caller.
         sha256: Checksum that the file must have; None: that of `<address>.sha256`, if the server
@@ -70,15 +73,24 @@ def fetch(
         The file, or None if earlier runs have done what is wanted with this very file.
 
     Raises:
-        HephError: It cannot be had, is no archive, does not fit on the disk, or has another sum.
+        HephError: It cannot be had, is no archive, does not fit on the disk, has another sum, or
+            is another one than the file kept.
     """
+    known, unpack, kept = place.load(), "unpacked" in wanted, "kept" in place.done
+    if known is not None and kept and "unpacked" in wanted - place.done:
+        say(f"{place.kept} is there: the server is not asked")
+        fetched = Fetched(place.kept, place.kept.stat().st_size, 0, _checked_by(known))
+        return _compare(fetched, place, sha256, "--sha256", progress, say)
     # identity: sizes and ranges are those of the file, not of a compressed copy of it.
     headers = {"Accept-Encoding": "identity", "User-Agent": "heph-vl"}
     with httpx.Client(headers=headers, timeout=30.0) as client:
         remote, head, content_type = _retry(lambda: _probe(client, place), place, say)
-        known, unpack = place.load(), "unpacked" in wanted
         if known == remote and wanted <= place.done:
             return None
+        if known != remote and kept:
+            what = "is there, and the file on the server is another one by now"
+            fix = "move it away to fetch that one, or choose another folder"
+            raise HephError(str(place.kept), what, fix)
         _check_kind(head, content_type, place, unpack)
         if known is not None and known != remote and place.have():
             say("the file on the server has changed: starting anew")
@@ -87,7 +99,7 @@ def fetch(
         if known != remote:
             place.forget()
             place.save(remote)
-        if before:
+        if before and remote.size is not None:
             here = "all" if before == remote.size else in_words(before)
             say(f"{here} of {in_words(remote.size)} is here, going on")
         received = 0
@@ -103,15 +115,26 @@ def fetch(
         expected, source = sha256, "--sha256"
         if expected is None:
             expected, source = _published_sum(client, place), f"{place.name}.sha256 of the server"
+    fetched = Fetched(place.part, size, received, _checked_by(remote))
+    return _compare(fetched, place, expected, source, progress, say)
+
+
+def _checked_by(remote: Remote) -> str:
+    return "its length" if remote.size is not None else "nothing: the server tells no length"
+
+
+def _compare(
+    fetched: Fetched, place: Place, expected: str | None, source: str, progress: Progress, say: Say
+) -> Fetched:
+    """The same file once it has the sha256 expected, if any."""
     if expected is None:
-        told = "its length" if remote.size is not None else "nothing: the server tells no length"
-        return Fetched(place.part, size, received, told)
+        return fetched
     say("comparing the sha256")
-    if (found := _sha256(place.part, progress)) != expected.lower():
+    if (found := _sha256(fetched.path, progress)) != expected.lower():
         what = f"sha256 is {found}, expected {expected.lower()} ({source})"
-        fix = f"if the expected one is right, remove {place.part} and run again"
+        fix = f"if the expected one is right, remove {fetched.path} and run again"
         raise HephError(place.shown, what, fix)
-    return Fetched(place.part, size, received, f"sha256 ({source})")
+    return replace(fetched, checked=f"sha256 ({source})")
 
 
 def _probe(client: httpx.Client, place: Place) -> tuple[Remote, bytes, str]:
@@ -148,7 +171,11 @@ def _transfer(
             raise _AgainError("the server sent another part than asked for")
         if not goes_on:
             if offset:
-                why = "the file has changed" if now != remote else "the server cannot go on"
+                why = "the server cannot go on"
+                if now != remote:
+                    why = "the file has changed"
+                elif now.size is None:
+                    why = "the server tells no length"
                 say(f"{why}: starting anew")
             place.forget()
             place.save(now)

@@ -51,6 +51,15 @@ class Remote:
         return cls(size, headers.get("etag"), headers.get("last-modified"))
 
     @property
+    def unchanged(self) -> str:
+        """What is known of the file when the server says all this again, in words."""
+        if self.etag or self.modified:
+            return "and it has not changed"
+        if self.size is not None:
+            return "and its length has not changed"
+        return "but whether it has changed cannot be told: the server gives no length, ETag or date"
+
+    @property
     def validator(self) -> str | None:
         """For If-Range, which takes no weak ETag (RFC 9110, 13.1.5)."""
         return self.etag if self.etag and not self.etag.startswith("W/") else self.modified
@@ -97,9 +106,11 @@ class Place:
 
     @property
     def done(self) -> set[str]:
-        """`unpacked`, and `kept` while the file is there."""
-        done = set(self._read().get("done", ()))
-        return done if self.kept.is_file() else done - {"kept"}
+        """`unpacked`, and `kept` while the file is there and as long as it was."""
+        state = self._read()
+        done = set(state.get("done", ()))
+        there = self.kept.is_file() and state.get("size") in (None, self.kept.stat().st_size)
+        return done if there else done - {"kept"}
 
     def finish(self, done: AbstractSet[str]) -> None:
         """Note that all is done, and remove what is not needed any more."""

@@ -291,6 +291,8 @@ def generate(
     prompt = prompt or ""
     if len(prompt) > MAX_TEXT:
         raise HephError("text", f"it has {len(prompt)} characters", f"use at most {MAX_TEXT}")
+    if guidance is not None:
+        _within("guidance", guidance, 0, MAX_GUIDANCE)
     request = Request(
         prompt,
         _within("number", number, 1, MAX_DRAWN),

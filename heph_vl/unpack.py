@@ -34,6 +34,7 @@ ALWAYS_ALLOWED = 2**30
 _MAX_READ = 16 * 2**20
 
 _REPACK = "look at it by hand, and pack plain files with relative names"
+_REMOVE = "remove one of the two and run again"
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
 
@@ -137,16 +138,18 @@ def _take(
     seen.add(target)
     if around:
         done.around.add("/".join(around))
+    for place in (target, staged):
+        above = next(parent for parent in place.parents if os.path.lexists(parent))
+        if not above.is_dir():
+            refuse(f"lies in {above}, which is no folder", _REMOVE)
+            return
     for there in (target, staged):
         if os.path.lexists(there):
             if there.is_file() and there.stat().st_size == member.size:
                 done.there += 1
             else:
-                refuse(f"{there} is there and differs", "remove one of the two and run again")
+                refuse(f"{there} is there and differs", _REMOVE)
             return
-    if any(parent.is_file() for parent in (staged.parent, target.parent)):
-        refuse(f"lies in {'/'.join(inside[:-1])}, which is a file")
-        return
     check_free(stage, member.size, f"{in_words(member.size)} for {printable(member.name)}")
     try:
         _write(member, stage, staged)
@@ -172,9 +175,10 @@ def _move_in(stage: Path, out: Path) -> None:
         target = out / path.name
         if path.is_dir() and target.is_dir():
             _move_in(path, target)
-        else:
+        elif not os.path.lexists(target):
             shutil.move(path, target)  # a frame's folder may be a link to another disk
-    stage.rmdir()
+    # What is left was staged by an earlier run, and its place has been taken since.
+    shutil.rmtree(stage)
 
 
 def _parts(name: str) -> tuple[str, ...] | None:

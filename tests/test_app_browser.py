@@ -3,6 +3,7 @@
 HEPH_VL_SCREENSHOTS=folder keeps pictures of the pages.
 """
 
+import dataclasses
 import os
 import re
 import shutil
@@ -14,7 +15,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-pytest.importorskip("gradio", reason="the app needs gradio: pip install 'heph-vl[app]'")
+pytest.importorskip("gradio", reason="the app needs gradio: pip install -e '.[app]'")
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, _NAMES)), None)
@@ -232,11 +233,36 @@ def test_generate(page):
     shot(page, "generate")
 
 
+def test_a_card_of_a_third_party_fetches_nothing_and_runs_nothing(page, models, tmp_path):
+    from heph_vl import app
+    from tests.test_app import CARD, free_port
+
+    (tmp_path / "README.md").write_text(CARD)
+    other = app.page(dataclasses.replace(models, folders=models.folders | {"heads": tmp_path}))
+    try:
+        page.goto(app.serve(other, host="127.0.0.1", port=free_port(), wait=False))
+        page.get_by_role("button", name=re.compile("^Model cards")).click()
+        page.get_by_role("tab", name="heads", exact=True).click()
+        page.get_by_role("heading", name="A card").wait_for()
+        said = page.get_by_text("{{value}}").filter(visible=True)
+        playwright.expect(said).to_have_text('<pair> ${document.title = "taken"} {{value}}')
+        panel = page.get_by_role("tabpanel").filter(visible=True).last
+        assert panel.locator("img, svg, script, iframe").count() == 0
+        assert "license" not in panel.inner_text()
+        assert page.title() == app.TITLE
+        page.wait_for_load_state("networkidle")
+        shot(page, "card_of_a_third_party")
+    finally:
+        other.close()
+
+
 def test_narrow_screens_and_the_cards(page):
     page.get_by_role("button", name=re.compile("^Model cards")).click()
-    page.get_by_role("tab", name="heads", exact=True).click()
-    page.get_by_text("2 CPU cores").filter(visible=True).first.wait_for()
-    shot(page, "cards")
+    for name in ("generator", "captioner", "retriever", "heads"):
+        page.get_by_role("tab", name=name, exact=True).click()
+        page.get_by_text("2 CPU cores").filter(visible=True).first.wait_for()
+        assert "library_name" not in page.locator("body").inner_text()
+        shot(page, f"card_{name}")
     page.set_viewport_size({"width": 420, "height": 800})
     assert fits(page)
     shot(page, "narrow")

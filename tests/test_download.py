@@ -407,6 +407,38 @@ def test_a_server_that_tells_no_length(server, tmp_path, capsys):
     assert (tmp_path / "archive.zip").read_bytes() == noise(5_000)
 
 
+@pytest.mark.parametrize(
+    ("etag", "chunked", "known"),
+    [
+        (None, True, "whether it has changed cannot be told: the server gives no length"),
+        (None, False, "and its length has not changed"),
+        ('"1"', True, "and it has not changed"),
+    ],
+)
+def test_unchanged_is_said_only_as_far_as_it_is_known(
+    server, tmp_path, capsys, etag, chunked, known
+):
+    server.chunked, server.ranges, server.etag = chunked, False, etag
+    server.files["/archive.zip"] = noise(5_000)
+    assert call(capsys, "download", server.url(), tmp_path, "--no-unpack")[0] == 0
+    code, _, said = call(capsys, "download", server.url(), tmp_path, "--no-unpack")
+    assert code == 0
+    assert "nothing to fetch" in said
+    assert known in said
+
+
+def test_a_part_of_unknown_length_is_not_said_to_go_on(server, tmp_path, capsys):
+    server.chunked, server.ranges, server.etag = True, False, None
+    server.files["/archive.zip"] = noise(5_000)
+    place = part_of(server, tmp_path, 3_000)
+    place.save(download.Remote(None, None, None))
+    code, _, said = call(capsys, "download", server.url(), tmp_path, "--no-unpack")
+    assert code == 0
+    assert "going on" not in said
+    assert "the server tells no length: starting anew" in said
+    assert (tmp_path / "archive.zip").read_bytes() == noise(5_000)
+
+
 def one_line(capsys, *words):
     """The only line of an error; its exit code is 1."""
     code, out, err = call(capsys, "download", *words)
@@ -415,6 +447,7 @@ def one_line(capsys, *words):
     lines = err.strip().splitlines()
     assert lines[-1].startswith("error: ")
     told = ("trying again", "starting anew", "is here, going on", "comparing the sha256")
+    told += ("the server is not asked",)
     assert all(any(text in line for text in told) for line in lines[:-1]), err
     return lines[-1]
 
@@ -581,6 +614,66 @@ def test_kept_then_unpacked_without_fetching(server, source, tmp_path, capsys):
     assert (tmp_path / "other.zip").read_bytes() == b"mine"
 
 
+@pytest.mark.parametrize("trouble", ["fails", "changed", "offline"])
+def test_what_is_kept_is_unpacked_where_it_lies(server, source, tmp_path, capsys, trouble):
+    content, kept = zipped(source), tmp_path / "archive.zip"
+    server.files["/archive.zip"] = content
+    assert call(capsys, "download", server.url(), tmp_path, "--no-unpack")[0] == 0
+    inode = kept.stat().st_ino
+    if trouble == "fails":
+        server.fail = [502] * download.TRIES
+    elif trouble == "changed":
+        server.files["/archive.zip"], server.etag = noise(5_000), '"2"'
+    else:
+        server.socket.close()
+    requests = len(server.requests)
+    line = one_line(capsys, server.url(), tmp_path, "--sha256", "0" * 64)
+    assert hashlib.sha256(content).hexdigest() in line
+    code, _, said = call(capsys, "download", server.url(), tmp_path)
+    assert code == 0, said
+    assert len(server.requests) == requests
+    assert f"{kept} is there: the server is not asked" in said
+    assert files_of(tmp_path) == files_of(source) | {"archive.zip": content}
+    assert kept.stat().st_ino == inode  # not moved away and back
+    assert hidden_files(tmp_path) == {"state.json", "lock"}
+
+
+@pytest.mark.parametrize("words", [(), ("--no-unpack",)])
+def test_what_is_kept_does_not_give_way_to_a_newer_file(server, source, tmp_path, capsys, words):
+    content, kept = zipped(source), tmp_path / "archive.zip"
+    server.files["/archive.zip"] = content
+    assert call(capsys, "download", server.url(), tmp_path, "--keep")[0] == 0
+    server.files["/archive.zip"], server.etag = zip_of({"5.json": b"{}"}), '"2"'
+    for _ in range(2):
+        line = one_line(capsys, server.url(), tmp_path, *words)
+        assert "is there, and the file on the server is another one by now" in line
+        assert kept.read_bytes() == content
+    kept.rename(tmp_path / "mine.zip")
+    call(capsys, "download", server.url(), tmp_path, *words)
+    assert (tmp_path / "mine.zip").read_bytes() == content
+    assert kept.exists() == bool(words)
+
+
+def test_a_file_in_the_place_of_the_kept_one_is_left_alone(server, source, tmp_path, capsys):
+    server.files["/archive.zip"] = zipped(source)
+    assert call(capsys, "download", server.url(), tmp_path, "--no-unpack")[0] == 0
+    (tmp_path / "archive.zip").write_bytes(b"mine")
+    assert call(capsys, "download", server.url(), tmp_path)[0] == 0
+    assert files_of(tmp_path) == files_of(source) | {"archive.zip": b"mine"}
+    assert "is there already" in one_line(capsys, server.url(), tmp_path, "--no-unpack")
+
+
+def test_what_is_kept_stays_where_a_member_is_refused(server, tmp_path, capsys):
+    content = zip_of({"a": b"1", "../x": b""})
+    server.files["/archive.zip"] = content
+    assert call(capsys, "download", server.url(), tmp_path, "--no-unpack")[0] == 0
+    for _ in range(2):
+        code, _, said = call(capsys, "download", server.url(), tmp_path)
+        assert code == 1
+        assert f"{tmp_path / 'archive.zip'} is kept, since not all of it was taken" in said
+        assert files_of(tmp_path) == {"archive.zip": content, "a": b"1"}
+
+
 def test_one_process_at_a_time(server, tmp_path, capsys):
     server.files["/archive.zip"] = noise(5_000)
     with Place(tmp_path, server.url()).locked():
@@ -735,6 +828,55 @@ def test_nothing_is_replaced(tmp_path):
         "a second file of this name; the first was taken",
     ]
     assert files_of(out) == {f"{frame}/a": b"older", f"{frame}/b": b"new", f"{frame}/c": b"c"}
+
+
+@pytest.mark.parametrize("pack", [zip_of, tar_of])
+def test_a_file_in_the_place_of_a_folder_in_the_archive(tmp_path, pack):
+    path, out = tmp_path / "p", tmp_path / "out"
+    path.write_bytes(pack({"a": b"file", "a/b/c": b"below", "d": b"other"}))
+    for files, there in ((2, 0), (0, 2)):  # and the same again
+        done = unpacked(path, out)
+        assert (done.files, done.there) == (files, there)
+        assert [problem.where for problem in done.refused] == ["p: a/b/c"]
+        assert "a, which is no folder" in done.refused[0].what
+        assert files_of(out) == {"a": b"file", "d": b"other"}
+        assert hidden_files(out) == set()
+
+
+@pytest.mark.parametrize("pack", [zip_of, tar_of])
+def test_a_file_in_the_place_of_a_folder_in_the_archive_folder(tmp_path, pack):
+    path, out = tmp_path / "p", tmp_path / "out"
+    path.write_bytes(pack({"a/b/c": b"below", "d": b"other"}))
+    out.mkdir()
+    (out / "a").write_bytes(b"mine")
+    for _ in range(2):
+        done = unpacked(path, out)
+        assert [problem.what for problem in done.refused] == [
+            f"lies in {out / 'a'}, which is no folder"
+        ]
+        assert files_of(out) == {"a": b"mine", "d": b"other"}
+        assert hidden_files(out) == set()
+    (out / "a").unlink()
+    assert unpacked(path, out).refused == []
+    assert files_of(out) == {"a/b/c": b"below", "d": b"other"}
+
+
+@pytest.mark.parametrize("taken", ["a", "a/b", "a/b/c"])
+def test_what_was_staged_replaces_nothing_that_came_since(tmp_path, taken):
+    path, out = tmp_path / "p", tmp_path / "out"
+    path.write_bytes(zip_of({"a/b/c": b"below", "d": b"other"}))
+
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        unpack.unpack(path, out, out / ".download" / "x", stop, "p")
+    assert hidden_files(out) == {"c"}
+    (out / taken).parent.mkdir(parents=True, exist_ok=True)
+    (out / taken).write_bytes(b"mine and longer")
+    assert len(unpacked(path, out).refused) == 1
+    assert files_of(out) == {taken: b"mine and longer", "d": b"other"}
+    assert hidden_files(out) == set()
 
 
 @pytest.mark.parametrize("pack", [zip_of, tar_of])

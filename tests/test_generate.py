@@ -87,7 +87,7 @@ def test_an_archive_is_read_like_any_other_and_all_of_it_trains(pipeline, tmp_pa
     assert "generated, not observations" in card
     assert "- generated" in card
     assert "# Generated interferograms" in card
-    assert "simulated" not in card
+    assert "All images and labels are **simulated**" not in card
 
 
 def test_pictures_without_heads_get_no_record(pipeline, tmp_path):

@@ -47,7 +47,7 @@ def app(
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("gradio", "starlette"):
             raise
-        fix = "pip install 'heph-vl[app]'"
+        fix = "in a clone of heph_vl: pip install -e '.[app]'"
         raise HephError("heph-vl app", "gradio is not installed", fix) from None
     with progress_bar("Simulating") as progress:
         models = served.prepare(

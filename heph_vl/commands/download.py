@@ -94,10 +94,6 @@ def _download(
 
     place = Place(out, url)
     with place.locked():
-        if "kept" in place.done:  # by an earlier run: what is there need not be fetched
-            keep = True
-            if unpack and "unpacked" not in place.done:
-                place.kept.replace(place.part)
         wanted = {"unpacked"} if unpack else {"kept"}
         wanted |= {"kept"} if keep else set()
         if "kept" in wanted - place.done and place.kept.exists():
@@ -106,8 +102,10 @@ def _download(
         with _bytes_bar("Fetching") as progress:
             fetched = fetch(place, sha256=sha256, wanted=wanted, progress=progress, say=say)
         if fetched is None:
+            remote = place.load()
+            assert remote is not None  # something has been done with it
             say(
-                f"nothing to fetch: all of {place.shown} is in {out}, and it has not changed "
+                f"nothing to fetch: all of {place.shown} is in {out}, {remote.unchanged} "
                 f"(to fetch it again, remove {place.folder})"
             )
             return {"url": place.shown, "received": 0}
@@ -121,7 +119,7 @@ def _download(
         }
         if unpack:
             with _bytes_bar("Unpacking") as progress, writing(out):
-                done = unpack_file(place.part, out, place.unpacked, progress, place.name)
+                done = unpack_file(fetched.path, out, place.unpacked, progress, place.name)
             report |= {
                 "files": done.files,
                 "files_there": done.there,
@@ -130,10 +128,10 @@ def _download(
                 "refused": done.refused,
             }
             if done.refused:
-                say(f"{place.part} is kept, since not all of it was taken")
+                say(f"{fetched.path} is kept, since not all of it was taken")
                 return report
         if "kept" in wanted:
-            place.part.replace(place.kept)
+            fetched.path.replace(place.kept)
             report["file"] = str(place.kept)
         place.finish(wanted)
     return report
