@@ -52,6 +52,9 @@ _STYLE = """
 .whole, .whole > div {min-height: 0 !important}
 .wide .thumbnail-lg {aspect-ratio: 1.42 !important}
 [role=grid] th *, [role=grid] td * {font-family: var(--font) !important}
+.card a {padding: 0}
+.card pre, .card table {display: block; overflow-x: auto}
+.card table {border: 0 !important; padding: 0 !important}
 .foot {font-size: .85em; opacity: .85}
 """
 
@@ -120,7 +123,7 @@ def page(models: Models) -> Any:
         with gr.Accordion("Model cards: what the models reach, and what they miss", open=False):
             for name, folder in models.folders.items():
                 with gr.Tab(name):
-                    gr.HTML(_card(folder))
+                    gr.HTML(_card(folder), elem_classes="card")
         gr.HTML(_foot())
     blocks.queue(max_size=_WAITING, api_open=False)
     return blocks
@@ -415,12 +418,15 @@ def _card(folder: Path) -> str:
     for kind in ("image", "html_block", "html_inline"):
         reader.add_render_rule(kind, lambda *_: "")
     reader.add_render_rule("link_open", _link_open)
-    return reader.render(text)
+    reader.add_render_rule("link_close", lambda *given: "</a>" if given[-1]["web"] else "")
+    return str(reader.render(text))
 
 
 def _link_open(reader: Any, tokens: Any, i: int, options: Any, env: Any) -> str:
-    if not str(tokens[i].attrGet("href")).startswith(("http:", "https:")):
-        return "<a>"
+    """The start of a link to the web; of others (files beside the card) the text alone is shown."""
+    env["web"] = str(tokens[i].attrGet("href")).startswith(("http:", "https:"))
+    if not env["web"]:
+        return ""
     tokens[i].attrSet("target", "_blank")
     tokens[i].attrSet("rel", "noopener noreferrer")
     return str(reader.renderToken(tokens, i, options, env))

@@ -24,7 +24,7 @@ from heph_vl.models import weights
 _FILES = {
     "dataset": ("README.md", "heph_vl.json", "data/*.parquet"),
     "metric": ("*.py", "README.md", "requirements.txt"),
-    "space": ("*.py", "README.md", "requirements.txt", "*.png"),
+    "space": ("*.py", "README.md", "requirements.txt", "*.png", "*.whl"),
     "adapter": MODEL_FILES,
 }
 # Of a run: what evaluation found on the test split goes before what training saw on validation.

@@ -261,7 +261,9 @@ def test_narrow_screens_and_the_cards(page):
     for name in ("generator", "captioner", "retriever", "heads"):
         page.get_by_role("tab", name=name, exact=True).click()
         page.get_by_text("2 CPU cores").filter(visible=True).first.wait_for()
-        assert "library_name" not in page.locator("body").inner_text()
+        card = page.locator(".card.prose").filter(visible=True)
+        assert "library_name" not in card.inner_text()
+        assert card.evaluate("card => card.scrollWidth <= card.clientWidth")
         shot(page, f"card_{name}")
     page.set_viewport_size({"width": 420, "height": 800})
     assert fits(page)
