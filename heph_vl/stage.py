@@ -5,6 +5,7 @@
 A model is sent whole: an encoder that it shares with others lies inside what is staged.
 """
 
+import contextlib
 import fnmatch
 import json
 import re
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from heph_vl.errors import HephError
@@ -106,9 +108,12 @@ def stage(
     for path in (*out.rglob("*.json"), *out.rglob("*.yaml")):
         if path.name != "tokenizer.json":
             _hide_paths(path)
-    if kind == "generator":
-        _stage_text(source, out)
-    elif kind not in _FILES and kind != "autoencoder":
+    if kind in ("generator", "autoencoder"):
+        if half:
+            _halve_diffusers(source, out, kind)
+        elif kind == "generator":
+            _stage_text(source, out)
+    elif kind not in _FILES:
         _stage_encoder(source, out, half, encoder)
         if half:
             weights.halve(out)
@@ -153,19 +158,28 @@ def _stage_text(source: Path, out: Path) -> None:
     path.write_text(json.dumps(entries | {"text_path": None}, indent=2) + "\n")
 
 
+def _halve_diffusers(source: Path, out: Path, kind: str) -> None:
+    """Write a generator, whole, or an autoencoder in half precision."""
+    from heph_vl.models.autoencoder import load_autoencoder
+    from heph_vl.models.pipeline import InSARPipeline
+
+    load: Any = InSARPipeline.from_pretrained if kind == "generator" else load_autoencoder
+    load(source).to(torch.float16).save_pretrained(str(out))
+
+
 def _hide_paths(path: Path) -> None:
     """Of absolute paths in a JSON or YAML file leave the last part, which says enough to others."""
     text = path.read_text()
-    if path.suffix == ".json":
-        found = json.loads(text)
-        hidden = _hidden(found)
-        if hidden != found:
-            path.write_text(json.dumps(hidden, indent=2) + "\n")
-    else:
-        found = yaml.safe_load(text)
-        hidden = _hidden(found)
-        if hidden != found:
-            path.write_text(yaml.safe_dump(hidden, sort_keys=False))
+    try:
+        found = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError) as error:
+        what = f"not valid {path.suffix[1:]}: {str(error).splitlines()[0]}"
+        raise HephError(path.name, what, "mend it, or remove it") from None
+    hidden = _hidden(found)
+    if hidden != found and path.suffix == ".json":
+        path.write_text(json.dumps(hidden, indent=2) + "\n")
+    elif hidden != found:
+        path.write_text(yaml.safe_dump(hidden, sort_keys=False))
 
 
 def _hidden(value: Any, key: str = "") -> Any:
@@ -176,7 +190,9 @@ def _hidden(value: Any, key: str = "") -> Any:
     if not isinstance(value, str):
         return value
     if key == "command":
-        return shlex.join(_hidden(word) for word in shlex.split(value))
+        with contextlib.suppress(ValueError):  # a quote that is not closed
+            return shlex.join(_hidden(word) for word in shlex.split(value))
+        return " ".join(_hidden(word) for word in value.split())
     if value.startswith("[") and value.endswith("]"):  # a list on a command line
         inside = (_hidden(word.strip()) for word in value[1:-1].split(","))
         return f"[{', '.join(inside)}]"

@@ -393,6 +393,30 @@ def test_shared_encoders_are_referred_to_or_bundled(tmp_path):
         prepare(tmp_path / "model", tmp_path / "wrong", encoder=tmp_path / "other")
 
 
+@pytest.mark.parametrize("kind", ["generator", "autoencoder"])
+def test_what_diffusers_saves_is_halved_too(tmp_path, kind):
+    from heph_vl.models.autoencoder import load_autoencoder
+    from heph_vl.models.pipeline import InSARPipeline
+
+    load = InSARPipeline.from_pretrained if kind == "generator" else load_autoencoder
+    source = WEIGHTS / "generator" / ("" if kind == "generator" else "autoencoder")
+    load(source).save_pretrained(str(tmp_path / "full"))  # as a run leaves it: float32
+    prepare(tmp_path / "full", tmp_path / "half", half=True)
+    sizes = [
+        sum(path.stat().st_size for path in (tmp_path / name).rglob("*.safetensors"))
+        for name in ("full", "half")
+    ]
+    assert sizes[1] < 0.55 * sizes[0]
+    load(tmp_path / "half")
+
+
+def test_broken_files_are_told(tmp_path):
+    tiny_heads.make().save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "results.json").write_text("{")
+    with pytest.raises(HephError, match=r"results\.json: not valid json"):
+        prepare(tmp_path / "model", tmp_path / "out")
+
+
 def test_paths_out_of_the_folder_are_refused(tmp_path):
     tiny_heads.make().save_pretrained(tmp_path / "model")
     path = tmp_path / "model" / "config.json"
