@@ -48,7 +48,7 @@ def read_meta(path: Path) -> Meta:
     """
     if not (path / _META).is_file():
         raise HephError(
-            str(path), "no index here", "make one with: heph-vl index DATA INDEX --model M"
+            str(path), "no index here", "make one with: heph-vl index DATA INDEX"
         )
     try:
         entries = json.loads((path / _META).read_text())

@@ -45,7 +45,8 @@ class Server(ThreadingHTTPServer):
         self.shift = 0  # of the range that is sent against the one asked for
         self.too_much = b""  # sent after the end of the file
         self.chunked = False
-        self.slow = 0.0  # seconds between blocks
+        self.stall_at = None  # bytes after which nothing more is sent; `go_on` hangs up
+        self.go_on = threading.Event()
         self.requests = []  # path, Range, Authorization
         self.served = 0  # bytes of bodies, those of the first look left out
 
@@ -120,7 +121,10 @@ class Handler(BaseHTTPRequestHandler):
             server.served += 0 if probe else len(block)
             if cut is not None and at + 4096 >= cut:
                 break
-            time.sleep(0 if probe else server.slow)
+            if server.stall_at is not None and server.served >= server.stall_at:
+                server.go_on.wait(60)
+                self.close_connection = True
+                return
         if cut is not None or server.extra_length:
             self.close_connection = True
 
@@ -282,23 +286,24 @@ def test_a_dropped_line_goes_on_where_it_stopped(server, tmp_path, capsys):
 def test_a_killed_process_goes_on(server, tmp_path):
     content = noise(2_000_000)
     server.files["/archive.zip"] = content
-    server.slow = 0.01  # five seconds in all
+    server.stall_at = 1_000_000
     out = tmp_path / "out"
     command = [sys.executable, "-m", "heph_vl.cli", "download", server.url(), str(out)]
     command += ["--no-unpack"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while server.served < 200_000:
+    while server.served < 1_000_000:
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[1]
+    server.go_on.set()
     assert process.returncode == 130, said
     assert "Traceback" not in said
     have = next(out.rglob("*.part")).stat().st_size
     assert 0 < have < 2_000_000
     assert not (out / "archive.zip").exists()
 
-    server.served, server.slow = 0, 0.0
+    server.served, server.stall_at = 0, None
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "of 2.0 MB is here, going on" in done.stderr

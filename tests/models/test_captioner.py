@@ -376,7 +376,7 @@ def test_saved_and_loaded_it_says_the_same(taught, tmp_path):
         ({"encoder": {"path": "encoder"}}, "the entry encoder"),
         ({"tokenizer": {"sha256": "0" * 64}}, "another model's tokenizer"),
         ({"model": "retriever"}, "this is a saved retriever"),
-        ({"encoder": {"path": "../model/encoder", "sha256": "0"}}, "one inside the folder"),
+        ({"encoder": {"path": "../../model/encoder", "sha256": "0"}}, "one inside"),
         ({"tokenizer": {"sha256": 5}}, "sha256 is 5"),
     ],
 )
