@@ -26,14 +26,16 @@ install: .venv/.installed
 # The tour, with the reference weights of weights/. Each step resumes or is skipped when done, so
 # running make demo again takes seconds.
 HEPH := $(BIN)/heph-vl
-DEMO_FRAME := 155D_02484_191814
-SHORT := --data.path $(DEMO)/dataset --run.root $(DEMO) --run.name short --loop.steps 20 \
+DEMO_SIZE ?= -n 400 --frames 28 --seed 0
+DEMO_FRAME ?= 155D_02484_191814
+DEMO_STEPS ?= 20
+SHORT = --data.path $(DEMO)/dataset --run.root $(DEMO) --run.name short --loop.steps $(DEMO_STEPS) \
 	--loop.warmup_steps 4 --loop.log_every 2 --optimizer.lr 1e-4 --data.batch_size 16 --resume
 step = @printf '\n\033[1m%s\033[0m\n' $(1)
 
 demo: .venv/.installed
-	$(call step,"1/10  Simulate an archive: 400 interferograms over 28 places")
-	$(HEPH) simulate $(DEMO)/archive -n 400 --frames 28 --seed 0
+	$(call step,"1/10  Simulate an archive of interferograms")
+	$(HEPH) simulate $(DEMO)/archive $(DEMO_SIZE)
 	$(call step,"2/10  Pair images with captions and labels; split by volcano")
 	$(HEPH) dataset $(DEMO)/archive $(DEMO)/dataset
 	@$(MAKE) --no-print-directory $(DEMO)/index.html

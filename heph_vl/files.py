@@ -6,6 +6,8 @@ A kill or a full disk leaves the old file or folder in place.
 import contextlib
 import json
 import os
+import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ from safetensors import SafetensorError
 
 from heph_vl.errors import HephError
 
+_OPTION = re.compile(r"(--?[\w.]+=?)(?=[/~])")
 TEMPORARY = ".writing-"  # what a file or folder that is not complete is called
 
 
@@ -93,3 +96,32 @@ def new_folder(target: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def without_paths(value: Any, key: str = "") -> Any:
+    """JSON values in which absolute paths are their last part, which says enough to others.
+
+    Args:
+        value: Any JSON value.
+        key: Under which it stood; a `command` is taken apart into words.
+
+    Returns:
+        The same otherwise.
+    """
+    if isinstance(value, dict):
+        return {name: without_paths(inside, str(name)) for name, inside in value.items()}
+    if isinstance(value, list):
+        return [without_paths(inside, key) for inside in value]
+    if not isinstance(value, str):
+        return value
+    if key == "command":
+        with contextlib.suppress(ValueError):  # a quote that is not closed
+            return shlex.join(without_paths(word) for word in shlex.split(value))
+        return " ".join(without_paths(word) for word in value.split())
+    if value.startswith("[") and value.endswith("]"):  # a list on a command line
+        return f"[{', '.join(without_paths(word.strip()) for word in value[1:-1].split(','))}]"
+    option = _OPTION.match(value)
+    start = option.end() if option else 0
+    if value[start:].startswith(("/", "~", "file:/")):
+        return value[:start] + Path(value[start:]).name
+    return value

@@ -47,9 +47,7 @@ def read_meta(path: Path) -> Meta:
         HephError: There is none, it is damaged, or of another format.
     """
     if not (path / _META).is_file():
-        raise HephError(
-            str(path), "no index here", "make one with: heph-vl index DATA INDEX"
-        )
+        raise HephError(str(path), "no index here", "make one with: heph-vl index DATA INDEX")
     try:
         entries = json.loads((path / _META).read_text())
         if entries.get("lists") is not None:

@@ -5,11 +5,8 @@
 A model is sent whole: an encoder that it shares with others lies inside what is staged.
 """
 
-import contextlib
 import fnmatch
 import json
-import re
-import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +16,7 @@ import torch
 import yaml
 
 from heph_vl.errors import HephError
+from heph_vl.files import without_paths
 from heph_vl.hub import MODEL_FILES
 from heph_vl.models import weights
 
@@ -36,7 +34,6 @@ _RUN_FILES = {
     "results.json": "results.json",
     "environment.json": "environment.json",
 }
-_OPTION = re.compile(r"(--?[\w.]+=?)(?=[/~])")
 
 
 def kind_of(folder: Path) -> str:
@@ -175,32 +172,11 @@ def _hide_paths(path: Path) -> None:
     except (ValueError, yaml.YAMLError) as error:
         what = f"not valid {path.suffix[1:]}: {str(error).splitlines()[0]}"
         raise HephError(path.name, what, "mend it, or remove it") from None
-    hidden = _hidden(found)
+    hidden = without_paths(found)
     if hidden != found and path.suffix == ".json":
         path.write_text(json.dumps(hidden, indent=2) + "\n")
     elif hidden != found:
         path.write_text(yaml.safe_dump(hidden, sort_keys=False))
-
-
-def _hidden(value: Any, key: str = "") -> Any:
-    if isinstance(value, dict):
-        return {name: _hidden(inside, str(name)) for name, inside in value.items()}
-    if isinstance(value, list):
-        return [_hidden(inside, key) for inside in value]
-    if not isinstance(value, str):
-        return value
-    if key == "command":
-        with contextlib.suppress(ValueError):  # a quote that is not closed
-            return shlex.join(_hidden(word) for word in shlex.split(value))
-        return " ".join(_hidden(word) for word in value.split())
-    if value.startswith("[") and value.endswith("]"):  # a list on a command line
-        inside = (_hidden(word.strip()) for word in value[1:-1].split(","))
-        return f"[{', '.join(inside)}]"
-    option = _OPTION.match(value)
-    start = option.end() if option else 0
-    if value[start:].startswith(("/", "~", "file:/")):
-        return value[:start] + Path(value[start:]).name
-    return value
 
 
 def _copy(source: Path, out: Path, patterns: Sequence[str]) -> list[Path]:

@@ -233,6 +233,7 @@ def test_datasets_keep_several_configs(hub, tmp_path):
     own = files_of(hub, "user/data", "dataset")["large/README.md"].data.decode()
     assert "simulated" in own
     assert 'load_dataset("user/data", "large"' in own
+    assert '"seed": 1' in own
     share(tmp_path / "b", "user/data", config="data", revision="next")  # a branch keeps the others
     told = hub.repos["dataset", "user/data"].at("next")[1]["README.md"].data.decode()
     assert [name for name in ("small", "large", "data") if f"config_name: {name}" in told] == [
@@ -240,6 +241,13 @@ def test_datasets_keep_several_configs(hub, tmp_path):
         "large",
         "data",
     ]
+
+
+def test_the_app_goes_as_a_space(hub):
+    share(REPO / "space", "user/app")
+    files = files_of(hub, "user/app", "space")
+    assert {"app.py", "README.md", "requirements.txt"} <= set(files)
+    assert b"sdk: gradio" in files["README.md"].data
 
 
 def test_what_was_sent_meanwhile_is_not_overwritten(hub, tmp_path, monkeypatch):

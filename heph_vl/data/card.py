@@ -1,7 +1,10 @@
 """The card (README.md) of a dataset folder, written from what was counted."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from heph_vl import __version__
 
 PROVENANCE = """## Provenance
 
@@ -34,7 +37,7 @@ Splits by scheme `{scheme}`{fold}.
 
 Images are at 1/300 degree; `image` is the coloured wrapped phase as LiCSAR draws it, `mask` holds
 class ids (0 background, 1 Mogi, 2 Dyke, 3 Sill, 4 Spheroid, 5 Earthquake, 6 Unidentified).
-Left out or normalised: {problems} problems, {rules} applications of the rules listed in
+{made}Left out or normalised: {problems} problems, {rules} applications of the rules listed in
 `heph_vl.json`.
 
 {provenance}
@@ -88,6 +91,7 @@ def dataset_card(report: Mapping[str, Any], splits: Sequence[str]) -> str:
         what=_WHAT[report["source"]],
         title=_TITLE[report["source"]],
         config=config,
+        made=_made(report.get("made") or report.get("stream")),
         provenance=PROVENANCE,
         limits=LIMITS,
         origin=_ORIGIN[report["source"]],
@@ -99,3 +103,11 @@ def dataset_card(report: Mapping[str, Any], splits: Sequence[str]) -> str:
         rules=sum(report["rules"].values()),
     )
     return "\n".join([*front, "---", "", text])
+
+
+def _made(settings: Mapping[str, Any] | None) -> str:
+    """How the images were made, seed and version included; nothing of real ones."""
+    if settings is None:
+        return ""
+    said = json.dumps(settings, indent=1)
+    return f"Made by heph_vl {__version__} with these settings:\n\n```json\n{said}\n```\n\n"

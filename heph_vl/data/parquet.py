@@ -14,13 +14,14 @@ import datasets
 from datasets.arrow_writer import ParquetWriter
 
 from heph_vl.data import staging
-from heph_vl.data.archive import Archive, Pair, scan_archive
+from heph_vl.data.archive import GENERATION_FILE, SIMULATION_FILE, Archive, Pair, scan_archive
 from heph_vl.data.card import dataset_card
 from heph_vl.data.examples import ExampleConfig, fingerprint, generate, pairs_by_split
 from heph_vl.data.features import features
 from heph_vl.data.native import usual_sizes
 from heph_vl.data.patches import PatchConfig
 from heph_vl.errors import HephError
+from heph_vl.files import read_object, without_paths
 
 PAIRS_PER_SHARD = 256
 
@@ -84,13 +85,25 @@ def write_parquet(
         (stage / "data").mkdir(exist_ok=True)
         jobs = _plan(found, stage / "data")
         results = _run(jobs, examples, num_proc, progress)
-        report = settings | {"fingerprint": key, "source": archive.source}
+        report: dict[str, Any] = {**settings, "fingerprint": key, "source": archive.source}
         report |= _summary(archive, config, found, jobs, results)
+        report["made"] = _made(archive.root)
         (stage / "README.md").write_text(dataset_card(report, list(found)))
         for sidecar in (stage / "data").glob("*.json"):
             sidecar.unlink()
         staging.publish(out, stage, ["data", "README.md"], report)
     return (staging.read_manifest(out) or {}) | {"unchanged": False}
+
+
+def _made(root: Path) -> dict[str, Any] | None:
+    """The settings by which an archive was simulated or generated; None for a real one."""
+    for name in (SIMULATION_FILE, GENERATION_FILE):
+        if (root / name).is_file():
+            found: dict[str, Any] = without_paths(
+                read_object(root / name, "write the archive again")
+            )
+            return found
+    return None
 
 
 def load(path: str | Path, split: str | None = None, *, cache_dir: str | Path | None = None) -> Any:
