@@ -86,7 +86,6 @@ def test_readme_commands_run(place):
         command = command.replace("--weights openai", "--weights random")  # no hub here
         if command.startswith("python benchmarks"):
             command += " --preset tiny --steps 2 --tasks heads --more '--data.batch_size 8'"
-            command = command.replace("DATASET", "runs/demo/dataset")
         if "realism.py" in command:
             continue  # the real patches are absent
         if "training/" in command:
