@@ -290,8 +290,14 @@ def test_a_killed_process_goes_on(server, tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, "-m", "heph_vl.cli", "download", server.url(), str(out)]
     command += ["--no-unpack"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while server.served < 1_000_000:
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A job in the background has it ignored, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    while not any(path.stat().st_size > 500_000 for path in out.rglob("*.part")):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
