@@ -1,7 +1,7 @@
 """Images of the demo's page: rows of its dataset, and what was detected and said of files."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -12,6 +12,7 @@ from PIL import Image
 
 from eval.report_cells import number, words
 from heph_vl import page
+from heph_vl.caption import fact_in_words
 from heph_vl.data import captions
 from heph_vl.data.archive import dates_of, frame_of
 from heph_vl.data.captions.agreement import agreeing
@@ -162,7 +163,7 @@ def _described(folder: Path, entry: Mapping[str, Any], pictures: Pictures) -> st
     reference = captions.parse(truth or "")
     right = agreeing(captions.parse(entry["caption"]), reference)
     rows = [
-        [_words(atom), number(sure, ".2f"), _verdict(atom in right, truth)]
+        [fact_in_words(atom), number(sure, ".2f"), _verdict(atom in right, truth)]
         for atom, sure in zip(facts, entry["fact_confidence"], strict=True)
     ]
     rows.append(["(anything deforms)", number(entry["deformation"], ".2f"),
@@ -172,13 +173,6 @@ def _described(folder: Path, entry: Mapping[str, Any], pictures: Pictures) -> st
 
 def _verdict(right: bool, truth: str | None) -> str:
     return "" if truth is None else "yes" if right else "no"
-
-
-def _words(atom: Sequence[str]) -> str:
-    """A fact for people; patterns are numbered as they are said."""
-    if atom[0] == "deformation":
-        return words(f"pattern {atom[1]}: {' '.join(atom[2:])}")
-    return words(" ".join(atom))
 
 
 def _detected(entry: Mapping[str, Any]) -> str:

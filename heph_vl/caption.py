@@ -175,6 +175,12 @@ def caption_files(
             yield answer, None if drawn is None else str(drawn)
 
 
+def fact_in_words(atom: Sequence[str]) -> str:
+    """A fact of a caption for people, e.g. `pattern 1: intensity high`."""
+    start = f"pattern {atom[1]}: " if atom[0] == "deformation" else ""
+    return start + " ".join(atom[2:] if start else atom).replace("_", " ")
+
+
 def caption_picture(
     captioner: Captioner,
     picture: Picture,

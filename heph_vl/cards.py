@@ -4,7 +4,6 @@ Front matter (licence, tags, `model-index` with measured results) is always writ
 own text stays as it is, and a model without one gets one. Provenance and limits are always there.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import yaml
 
 from heph_vl.data.card import LIMITS, PROVENANCE
 from heph_vl.errors import HephError
+from heph_vl.files import read_object
 
 _TASKS = {  # kind -> pipeline_tag of the Hub, what it does
     "encoder": ("feature-extraction", "Encoder of Sentinel-1 interferograms"),
@@ -76,8 +76,12 @@ def card_of(folder: Path, kind: str, repo: str | None = None) -> str:
     own = folder / "README.md"
     given, text = front_matter(own.read_text()) if own.is_file() else ({}, "")
     results = _read(folder / "results.json")
-    front = _front(kind, repo, given, results)
-    body = text.strip() or _body(folder, kind, repo or "user/repo", results)
+    try:
+        front = _front(kind, repo, given, results)
+        body = text.strip() or _body(folder, kind, repo or "user/repo", results)
+    except (KeyError, TypeError, AttributeError) as error:
+        what = f"not as evaluation writes it: {type(error).__name__} {error}"
+        raise HephError(str(folder / "results.json"), what, "evaluate again") from error
     for title, section in (("## Provenance", _provenance(results)), ("## Limits", LIMITS)):
         if title not in body:
             body += "\n\n" + section
@@ -344,15 +348,8 @@ def _sources(results: Mapping[str, Any]) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text())
-    except ValueError as error:
-        raise HephError(
-            str(path), f"not valid JSON: {error}", "delete it, or evaluate again"
-        ) from None
-    return found if isinstance(found, dict) else {}
+    """An object of a JSON file; empty if there is none."""
+    return read_object(path, "mend it, or evaluate again") if path.is_file() else {}
 
 
 def _join(front: Mapping[str, Any], body: str) -> str:

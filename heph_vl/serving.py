@@ -165,7 +165,7 @@ def caption(
     Raises:
         HephError: A bad upload.
     """
-    from heph_vl.caption import caption_picture, draw_explained
+    from heph_vl.caption import caption_picture, draw_explained, fact_in_words
 
     picture = read_upload(work, image, coherence)
     drawn = work / "explained.png"
@@ -182,12 +182,6 @@ def caption(
         _about_coherence(picture.measured),
     ]
     return answer.text or "(nothing)", rows, str(drawn), " ".join(notes)
-
-
-def fact_in_words(atom: Sequence[str]) -> str:
-    """A fact of a caption for people, e.g. `pattern 1: intensity high`."""
-    start = f"pattern {atom[1]}: " if atom[0] == "deformation" else ""
-    return start + " ".join(atom[2:] if start else atom).replace("_", " ")
 
 
 def detect(

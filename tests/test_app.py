@@ -27,6 +27,7 @@ from PIL import Image
 
 import heph_vl
 from heph_vl import cli, serving
+from heph_vl.caption import fact_in_words
 from heph_vl.data import captions
 from heph_vl.data.geotiff import Georeference, geotiff_tags
 from heph_vl.data.phase import read_interferogram
@@ -320,7 +321,7 @@ def test_caption(models, images, work):
     phase = sorted(images.glob("*.diff.png"))[1]
     text, facts, drawn, notes = serving.caption(models, work, str(phase), None)
     told = captions.parse(text).atoms()
-    assert {fact for fact, _ in facts} == {serving.fact_in_words(atom) for atom in told}
+    assert {fact for fact, _ in facts} == {fact_in_words(atom) for atom in told}
     assert all(0 <= float(p) <= 1 for _, p in facts)
     assert "estimated" in notes
     with Image.open(drawn) as picture:
@@ -328,8 +329,8 @@ def test_caption(models, images, work):
 
 
 def test_facts_in_words():
-    assert serving.fact_in_words(("deformation", "2", "at", "top-left")) == "pattern 2: at top-left"
-    assert serving.fact_in_words(("no_deformation",)) == "no deformation"
+    assert fact_in_words(("deformation", "2", "at", "top-left")) == "pattern 2: at top-left"
+    assert fact_in_words(("no_deformation",)) == "no deformation"
 
 
 def test_generate(models, work):

@@ -230,6 +230,12 @@ def test_datasets_keep_several_configs(hub, tmp_path):
     assert [c["config_name"] for c in front["configs"]] == ["large", "small"]
     assert "MIT" in text
     assert "COMET LiCSAR" in text
+    (tmp_path / "b" / "data" / "train-00000-of-00001.parquet").rename(
+        tmp_path / "b" / "data" / "train-00001-of-00002.parquet"
+    )
+    share(tmp_path / "b", "user/data", config="large")
+    shards = [n for n in files_of(hub, "user/data", "dataset") if n.endswith(".parquet")]
+    assert len(shards) == 2  # those of the version before are gone, the other config's are not
     own = files_of(hub, "user/data", "dataset")["large/README.md"].data.decode()
     assert "simulated" in own
     assert 'load_dataset("user/data", "large"' in own
@@ -423,6 +429,24 @@ def test_broken_files_are_told(tmp_path):
     (tmp_path / "model" / "results.json").write_text("{")
     with pytest.raises(HephError, match=r"results\.json: not valid json"):
         prepare(tmp_path / "model", tmp_path / "out")
+    (tmp_path / "model" / "results.json").write_text('{"task": "labels", "tasks": {}}')
+    with pytest.raises(HephError, match="not as evaluation writes it"):
+        prepare(tmp_path / "model", tmp_path / "out2")
+
+
+def test_halving_leaves_the_statistics_of_norms(tmp_path):
+    from safetensors.torch import load_file
+
+    model = tiny_heads.make(encoder={"norm": "batch"})
+    small = {k: v for k, v in model.encoder.state_dict().items() if "running_var" in k}
+    assert small
+    for value in small.values():
+        value.fill_(1e-9)  # 0 in half precision
+    model.save_pretrained(tmp_path / "model")
+    prepare(tmp_path / "model", tmp_path / "half", half=True)
+    saved = load_file(tmp_path / "half" / "encoder" / "model.safetensors")
+    assert all(torch.equal(saved[name], value) for name, value in small.items())
+    assert saved["projection.weight"].dtype == torch.float16
 
 
 def test_paths_out_of_the_folder_are_refused(tmp_path):
